@@ -1,0 +1,1 @@
+"""qvl: Qwen-VL, end to end."""

@@ -1,0 +1,128 @@
+"""The one record that flows through the project, and its shards on disk.
+
+A shard is a Parquet file, one row per sample, image bytes inside; a split is a folder of shards. Parquet
+is columnar (rules read only the columns they need), compressed, and every tool opens it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qvl.errors import DataError, TextError
+from qvl.text.markup import Content, from_json, to_json
+
+TASKS = (
+    "caption",
+    "vqa",
+    "grounding",
+    "referring",
+    "grounded_caption",
+    "region_caption",
+    "ocr",
+    "text",
+    "dialogue",
+)
+LANGUAGES = ("en", "zh")
+ROLES = ("system", "user", "assistant")
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("language", pa.string()),
+        ("images", pa.list_(pa.binary())),
+        ("turns", pa.string()),
+        ("provenance", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One speaker's content."""
+
+    role: str
+    content: Content
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: encoded images, turns, and where it came from.
+
+    Pre-training tasks have a user turn (the prefix, which carries no loss) and an assistant turn (the
+    answer, which does); task "text" has the assistant turn only; "dialogue" has any number of turns.
+    provenance holds at least source, row and settings.
+    """
+
+    id: str
+    task: str
+    language: str
+    images: tuple[bytes, ...]
+    turns: tuple[Turn, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """Sample -> one Parquet row of SCHEMA."""
+    turns = [{"role": t.role, "content": to_json(t.content)} for t in sample.turns]
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "language": sample.language,
+        "images": list(sample.images),
+        "turns": json.dumps(turns, ensure_ascii=False),
+        "provenance": json.dumps(sample.provenance, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """One Parquet row -> Sample. DataError names the sample and what is wrong with it."""
+    try:
+        turns = tuple(Turn(t["role"], from_json(t["content"])) for t in json.loads(row["turns"]))
+        provenance = json.loads(row["provenance"])
+    except (ValueError, KeyError, TypeError, TextError) as error:
+        raise DataError(f"sample {row.get('id')!r}: {error}") from error
+    return Sample(row["id"], row["task"], row["language"], tuple(row["images"]), turns, provenance)
+
+
+def write_shard(samples: Iterable[Sample], path: Path) -> int:
+    """Write one shard atomically; returns the number of samples."""
+    rows = [to_row(s) for s in samples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, row_group_size=256)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(rows)
+
+
+def shard_paths(directory: Path) -> list[Path]:
+    """The shards of a split in order. DataError when there is none."""
+    paths = sorted(p for p in directory.glob("*.parquet") if not p.name.startswith("."))
+    if not paths:
+        raise DataError(f"{directory}: no *.parquet shard here; make one with `qvl world` or `qvl data ocr`")
+    return paths
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Samples of one shard in order. DataError for a file that is not a shard."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable shard ({error}); delete it and write it again") from error
+    for row in table.to_pylist():
+        yield from_row(row)
+
+
+def read_split(directory: Path) -> Iterator[Sample]:
+    """All samples of a folder of shards, in order."""
+    for path in shard_paths(directory):
+        yield from read_shard(path)

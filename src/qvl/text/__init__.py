@@ -1,0 +1,1 @@
+"""Tokens, markup, prompts and supervision. No torch here."""

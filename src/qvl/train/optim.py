@@ -1,0 +1,55 @@
+"""Which parameters train, at which rate, with which decay; and the schedule.
+
+Source: Table 8 and section 3 of the paper. Policies read the model's own order, `layer_groups()`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from qvl.model.qwen_vl import QwenVL
+from qvl.train.recipe import OptimConfig
+
+
+def freeze(model: QwenVL, trains: Sequence[str]) -> None:
+    """Let exactly the named parts (vision, adapter, language) train; fixed position tables never do."""
+    for name, params in model.layer_groups():
+        for param in params:
+            param.requires_grad_(name.split(".")[0] in trains)
+
+
+def build_optimizer(model: QwenVL, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that train: matrices decay, vectors don't, deeper ViT layers learn faster.
+
+    Each group keeps its own factor as `lr_scale`; set_lr multiplies the schedule's rate by it.
+    """
+    groups = []
+    vision_depth = sum(name.startswith("vision.") for name, _ in model.layer_groups())
+    for i, (name, params) in enumerate(model.layer_groups()):
+        part = name.split(".")[0]
+        scale = config.lr_scale.get(part, 1.0)
+        if part == "vision":
+            scale *= config.vision_layer_decay ** (vision_depth - i)
+        trainable = [p for p in params if p.requires_grad]
+        for decays in (True, False):
+            chosen = [p for p in trainable if (p.ndim >= 2) == decays]
+            if chosen:
+                decay = config.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": scale})
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Rate of step 0, 1, ...: linear warm-up, then a cosine from peak_lr to min_lr at the last step."""
+    if step < config.warmup_steps:
+        return config.peak_lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.min_lr + (config.peak_lr - config.min_lr) * cosine
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the schedule's rate times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

@@ -1,0 +1,173 @@
+"""A stage is one complete recipe: a TOML file without inheritance, validated as it is read.
+
+Source of the fields and of the paper's values: Table 8 and section 3 of arXiv 2308.12966.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qvl.data.sample import TASKS
+from qvl.errors import RecipeError
+
+PARTS = ("vision", "adapter", "language")
+OBJECTIVES = ("dense", "next_token")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a stage trains on. Paths are relative to the run's folder."""
+
+    split_dirs: tuple[str, ...]
+    mixture: dict[str, float]  # task -> weight in samples
+    batch_rows: int
+    row_length: int
+    packing: bool
+
+    def __post_init__(self) -> None:
+        for task in self.mixture:
+            if task not in TASKS:
+                raise RecipeError(f"data.mixture: unknown task {task!r}{_near(task, TASKS)}")
+        _require(bool(self.mixture) and sum(self.mixture.values()) > 0, "data.mixture", self.mixture, "weights > 0")
+        _require(self.batch_rows > 0, "data.batch_rows", self.batch_rows, "at least 1")
+        _require(self.row_length > 1, "data.row_length", self.row_length, "at least 2")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, cosine schedule with warm-up, clipping (Table 8)."""
+
+    peak_lr: float
+    min_lr: float
+    warmup_steps: int
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    grad_clip: float = 1.0
+    vision_layer_decay: float = 0.95
+    lr_scale: dict[str, float] = field(default_factory=dict)  # part -> factor on the rate
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_lr <= self.peak_lr, "optim.min_lr", self.min_lr, "between 0 and peak_lr")
+        _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
+        _require(0 < self.vision_layer_decay <= 1, "optim.vision_layer_decay", self.vision_layer_decay, "in (0, 1]")
+        for part in self.lr_scale:
+            if part not in PARTS:
+                raise RecipeError(f"optim.lr_scale: unknown part {part!r}{_near(part, PARTS)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage, complete."""
+
+    name: str
+    about: str
+    preset: str
+    objective: str
+    init_from: dict[str, str]  # part -> an earlier stage of the run, or a checkpoint folder; absent: random
+    trains: tuple[str, ...]
+    steps: int
+    grad_accumulation: int
+    save_every: int
+    seed: int
+    data: DataConfig
+    optim: OptimConfig
+    loss_by: str = "token"
+
+    def __post_init__(self) -> None:
+        for part in (*self.trains, *self.init_from):
+            if part not in PARTS:
+                raise RecipeError(f"trains/init_from: unknown part {part!r}{_near(part, PARTS)}")
+        _require(bool(self.trains), "trains", self.trains, "at least one of " + ", ".join(PARTS))
+        _require(self.objective in OBJECTIVES, "objective", self.objective, "one of " + ", ".join(OBJECTIVES))
+        _require(self.loss_by in ("token", "sample"), "loss_by", self.loss_by, "token or sample")
+        _require(self.steps > 0, "steps", self.steps, "at least 1")
+        _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
+        _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (dotted keys, TOML values).
+
+    Raises RecipeError for a missing file, wrong TOML, an unknown key (with the near miss), a missing key,
+    or a value of the wrong type or range.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe; the project's own are under recipes/") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply_override(raw, override)
+    return _build(Recipe, raw, "")
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, sep, value = override.partition("=")
+    if not sep:
+        raise RecipeError(f"--set {override!r}: write key=value, for example --set steps=100")
+    *parents, last = key.strip().split(".")
+    table = raw
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override!r}: {parent!r} is not a table")
+    try:
+        table[last] = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value.strip()
+
+
+def _build(cls: type, raw: dict[str, Any], prefix: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in fields:
+            raise RecipeError(f"unknown key {prefix + key!r}{_near(key, fields)}")
+    values = {}
+    for name, f in fields.items():
+        if name in raw:
+            values[name] = _convert(raw[name], hints[name], prefix + name)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"missing key {prefix + name!r}: a recipe is complete, nothing is inherited")
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """TOML value -> the field's type, strictly; ints serve as floats."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{key} = {value!r}: expected a table [{key}]")
+        return _build(typing.cast(type, hint), value, key + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{key} = {value!r}: expected a table")
+        return {k: _convert(v, args[1], f"{key}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list) or (args[-1] is not Ellipsis and len(value) != len(args)):
+            raise RecipeError(f"{key} = {value!r}: expected a list")
+        return tuple(_convert(v, args[0], f"{key}[{i}]") for i, v in enumerate(value))
+    if origin is types.UnionType:
+        return None if value is None else _convert(value, args[0], key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{key} = {value!r}: expected {hint.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _near(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _require(condition: bool, key: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise RecipeError(f"{key} = {value!r}: expected {expected}")

@@ -1,0 +1,201 @@
+"""A recipe -> a trained stage: the loop, its checkpoints and how it resumes."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qvl.checkpoint.layout import load_model, save_model
+from qvl.checkpoint.state import latest_state, load_state, save_state
+from qvl.data.loader import Batch, Loader, LoaderState
+from qvl.errors import RecipeError
+from qvl.model.config import PRESETS, QwenVLConfig
+from qvl.model.qwen_vl import QwenVL
+from qvl.text.tokenizer import Tokenizer
+from qvl.train.dense import DenseHead, DenseLoader
+from qvl.train.optim import build_optimizer, freeze, lr_at, set_lr
+from qvl.train.recipe import Recipe, load_recipe
+from qvl.train.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one micro-batch: loss summed over what is supervised, how much that is, samples, tokens."""
+
+    loss_sum: Tensor
+    count: int
+    samples: int
+    tokens: int
+
+
+def run_recipe(path: Path, overrides: list[str] | None = None, out: Path | None = None, device: str = "cpu") -> Path:
+    """Train one stage into `out/NAME` and return that folder; starts again where a killed run was."""
+    recipe = load_recipe(path, overrides)
+    run_dir = out or Path("runs") / "tiny"
+    stage_dir = run_dir / recipe.name
+    stage_dir.mkdir(parents=True, exist_ok=True)
+    (stage_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+    _note_stage(run_dir, recipe.name)
+    tokenizer = Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
+    model = initial_model(recipe, run_dir, tokenizer).to(device)
+    train(model, tokenizer, recipe, run_dir, device)
+    save_model(model, stage_dir / "checkpoint", tokenizer)
+    return stage_dir
+
+
+def _note_stage(run_dir: Path, name: str) -> None:
+    """Keep the order in which the stages ran in run.json, for the report."""
+    path = run_dir / "run.json"
+    stages = json.loads(path.read_text())["stages"] if path.exists() else []
+    if name not in stages:
+        path.write_text(json.dumps({"stages": [*stages, name]}))
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
+    """The preset, with the image span's ids and the vocabulary's size taken from the tokenizer."""
+    if recipe.preset not in PRESETS:
+        raise RecipeError(f"preset = {recipe.preset!r}: known presets are {', '.join(PRESETS)}")
+    config = PRESETS[recipe.preset]
+    vocab_rows = math.ceil(tokenizer.vocab_size / 128) * 128
+    language = replace(config.language, vocab_size=vocab_rows)
+    return replace(config, language=language, image_start_id=tokenizer.special.img_start)
+
+
+def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:
+    """A fresh model from the seed, with the parts named in init_from copied from earlier stages."""
+    model = QwenVL(model_config(recipe, tokenizer))
+    model.initialize(recipe.seed)
+    for part, source in recipe.init_from.items():
+        folder = run_dir / source / "checkpoint"
+        donor = load_model(folder if folder.exists() else Path(source))
+        target = model.get_submodule(part)
+        target.load_state_dict(donor.get_submodule(part).state_dict())
+    return model
+
+
+def autocast(device: str) -> AbstractContextManager[Any]:
+    """bf16 where the hardware multiplies it faster than float32, else nothing."""
+    if device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, device: str) -> None:
+    """The loop: accumulate, clip, step, log, save. Bit-exact on resume on the CPU."""
+    stage_dir = run_dir / recipe.name
+    freeze(model, recipe.trains)
+    head = DenseHead(model.config.vision, recipe.seed) if recipe.objective == "dense" else None
+    optimizer = build_optimizer(model, recipe.optim)
+    if head is not None:
+        optimizer.add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
+    loader = build_loader(recipe, run_dir, model, tokenizer)
+    first_step = _resume(stage_dir, model, optimizer, head, loader)
+    measure = dense_measure(model, head, device) if head is not None else token_measure(model, device)
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    batches = iter(loader)
+    model.train()
+    with Telemetry(stage_dir, recipe.name, recipe.steps, first_step) as telemetry:
+        for step in range(first_step, recipe.steps):
+            set_lr(optimizer, lr := lr_at(step, recipe.steps, recipe.optim))
+            optimizer.zero_grad(set_to_none=True)
+            values, loader_state = _accumulate(batches, measure, recipe.grad_accumulation, trainable)
+            norm = torch.nn.utils.clip_grad_norm_(trainable, recipe.optim.grad_clip)
+            optimizer.step()
+            telemetry.step(step, lr=lr, grad_norm=round(float(norm), 4), **values)
+            if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
+                extra = {"loader": loader_state.as_dict(), "head": head.state_dict() if head is not None else None}
+                save_state(stage_dir / "state", step + 1, model.state_dict(), optimizer.state_dict(), extra)
+    model.eval()
+
+
+def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokenizer) -> "Loader | DenseLoader":
+    """The stage's batches: dense labels of the world for the vision warm-up, else tokens and labels."""
+    vision = model.config.vision
+    if recipe.objective == "dense":
+        grid = vision.image_size // vision.patch_size
+        return DenseLoader(run_dir, vision.image_size, grid, recipe.data.batch_rows, recipe.seed)
+    return Loader(
+        [run_dir / split for split in recipe.data.split_dirs],
+        tokenizer,
+        recipe.data.mixture,
+        batch_rows=recipe.data.batch_rows,
+        row_length=recipe.data.row_length,
+        packing=recipe.data.packing,
+        image_size=vision.image_size,
+        num_image_tokens=vision.num_queries,
+        seed=recipe.seed,
+    )
+
+
+def token_measure(model: QwenVL, device: str) -> Callable[[Batch], Measured]:
+    """Next-token cross-entropy of a batch; packed documents don't see each other."""
+
+    def measure(batch: Batch) -> Measured:
+        pixels = None if batch.pixel_values is None else batch.pixel_values.to(device)
+        ids, labels, documents = (t.to(device) for t in (batch.input_ids, batch.labels, batch.document_ids))
+        with autocast(device):
+            loss_sum, count = model.loss(ids, labels, pixel_values=pixels, document_ids=documents)
+        return Measured(loss_sum, int(count), len(batch.sample_ids), batch.num_tokens)
+
+    return measure
+
+
+def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tuple[Tensor, Tensor]], Measured]:
+    """The vision warm-up's loss: what lies under each patch."""
+
+    def measure(batch: tuple[Tensor, Tensor]) -> Measured:
+        pixels, labels = batch[0].to(device), batch[1].to(device)
+        with autocast(device):
+            features = model.vision(pixels)  # (N, P, width)
+            loss = head.loss(features, labels)
+        return Measured(loss * len(pixels), len(pixels), len(pixels), features.shape[0] * features.shape[1])
+
+    return measure
+
+
+def _accumulate(
+    batches: Iterator[tuple[Any, LoaderState]],
+    measure: Callable[[Any], Measured],
+    micro_batches: int,
+    trainable: list[Tensor],
+) -> tuple[dict[str, Any], LoaderState]:
+    """Gradients of the mean over everything supervised in the micro-batches of one step."""
+    loss_sum, count, samples, tokens = 0.0, 0, 0, 0
+    for _ in range(micro_batches):
+        batch, state = next(batches)
+        measured = measure(batch)
+        measured.loss_sum.backward()
+        loss_sum += float(measured.loss_sum.detach())
+        count += measured.count
+        samples += measured.samples
+        tokens += measured.tokens
+    for param in trainable:
+        if param.grad is not None:
+            param.grad.div_(max(count, 1))
+    return {"loss": loss_sum / max(count, 1), "samples": samples, "tokens": tokens}, state
+
+
+def _resume(
+    stage_dir: Path,
+    model: QwenVL,
+    optimizer: torch.optim.Optimizer,
+    head: DenseHead | None,
+    loader: "Loader | DenseLoader",
+) -> int:
+    """Put everything back where the newest saved state left it; the step to go on with."""
+    newest = latest_state(stage_dir / "state")
+    if newest is None:
+        return 0
+    saved = load_state(newest)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    if head is not None:
+        head.load_state_dict(saved["extra"]["head"])
+    loader.state = LoaderState.from_dict(saved["extra"]["loader"])
+    return int(saved["step"])

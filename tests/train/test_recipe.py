@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from qvl.errors import RecipeError
+from qvl.train.recipe import load_recipe
+
+RECIPES = sorted(Path("recipes").rglob("*.toml"))
+MULTITASK = Path("recipes/tiny/multitask.toml")
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.name != "world.toml"], ids=str)
+def test_every_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_override_reaches_nested_keys_with_their_type() -> None:
+    recipe = load_recipe(MULTITASK, ["steps=7", "optim.peak_lr=1", "data.mixture={vqa = 2}"])
+    assert (recipe.steps, recipe.optim.peak_lr, recipe.data.mixture) == (7, 1.0, {"vqa": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stepz=7", "did you mean 'steps'"),
+        ("optim.peek_lr=1", "did you mean 'peak_lr'"),
+        ("steps=many", "steps = 'many': expected int"),
+        ("steps=0", "at least 1"),
+        ("steps=true", "expected int"),
+        ("trains=['vison']", "did you mean 'vision'"),
+        ("data.mixture={vqaa = 1}", "did you mean 'vqa'"),
+        ("optim.min_lr=9", "between 0 and peak_lr"),
+        ("data.batch_rows", "write key=value"),
+        ("objective='gan'", "one of dense, next_token"),
+    ],
+)
+def test_wrong_values_are_named(override: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(MULTITASK, [override])
+    assert said in str(error.value)
+
+
+def test_a_recipe_is_complete(tmp_path: Path) -> None:
+    text = MULTITASK.read_text(encoding="utf-8").replace("grad_accumulation = 1\n", "")
+    (tmp_path / "r.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="missing key 'grad_accumulation'"):
+        load_recipe(tmp_path / "r.toml")
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "r.toml").write_text("steps = = 3")
+    with pytest.raises(RecipeError, match=r"r\.toml: not valid TOML"):
+        load_recipe(tmp_path / "r.toml")

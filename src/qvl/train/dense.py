@@ -13,50 +13,55 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.data.loader import LoaderState
-from qvl.data.world import DENSE_CHANNELS, dense_sample
+from qvl.data.world.draw import COORDINATES, DENSE_CHANNELS, NO_LABEL
+from qvl.errors import DataError
 from qvl.images import normalize
 from qvl.model.config import VisionConfig
 
+BACKGROUND_WEIGHT = 0.3
+
 
 class DenseHead(nn.Module):
-    """One linear layer on each patch's features: a class per channel, and the box of the object there."""
+    """One linear layer on each patch's features: what lies there, and the corners of its box as bins."""
 
     def __init__(self, config: VisionConfig, seed: int) -> None:
         super().__init__()
-        self.sizes = list(DENSE_CHANNELS.values())
         self.norm = nn.LayerNorm(config.width)
-        self.linear = nn.Linear(config.width, sum(self.sizes) + 4)
+        self.linear = nn.Linear(config.width, sum(DENSE_CHANNELS.values()))
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(self.linear.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
+    def logits(self, features: Tensor) -> dict[str, Tensor]:
+        """features (N, P, width) -> channel -> (N, P, classes) float32."""
+        out = self.linear(self.norm(features)).float()
+        return dict(zip(DENSE_CHANNELS, out.split(list(DENSE_CHANNELS.values()), dim=-1), strict=True))
+
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features (N, P, width), labels (N, P, classes + 4) -> mean loss.
+        """features (N, P, width), labels (N, P, channels) -> mean loss.
 
         Patches of objects and letters are few, so each channel averages the background and the rest apart.
         """
-        out = self.linear(self.norm(features)).float()
-        *logits, boxes = out.split([*self.sizes, 4], dim=-1)
-        total = out.new_zeros(())
-        for i, channel in enumerate(logits):
-            target = labels[..., i]
-            losses = F.cross_entropy(channel.flatten(0, 1), target.flatten(), reduction="none")
-            some = (target.flatten() > 0).float()
+        total = features.new_zeros((), dtype=torch.float32)
+        for i, (name, logits) in enumerate(self.logits(features).items()):
+            target = labels[..., i].flatten()
+            if name in COORDINATES:
+                total = total + F.cross_entropy(logits.flatten(0, 1), target, ignore_index=NO_LABEL) / 4
+                continue
+            losses = F.cross_entropy(logits.flatten(0, 1), target, reduction="none")
+            some = (target > 0).float()
             total = total + (losses * some).sum() / some.sum().clamp(min=1)
-            total = total + 0.3 * (losses * (1 - some)).sum() / (1 - some).sum().clamp(min=1)
-        corners = labels[..., len(self.sizes) :]
-        has_box = (corners[..., :1] >= 0).float()
-        errors = F.smooth_l1_loss(boxes, corners / 1000, reduction="none", beta=0.05) * has_box
-        return total + 8.0 * errors.sum() / (4 * has_box.sum()).clamp(min=1)
+            total = total + BACKGROUND_WEIGHT * (losses * (1 - some)).mean()
+        return total
 
     @torch.no_grad()
     def accuracy(self, features: Tensor, labels: Tensor) -> dict[str, float]:
         """Share of the patches that hold something whose class is named right, by channel."""
-        logits = self.linear(self.norm(features)).float().split([*self.sizes, 4], dim=-1)
         result = {}
-        for i, name in enumerate(DENSE_CHANNELS):
-            some = labels[..., i] > 0
-            right = (logits[i].argmax(-1) == labels[..., i]) & some
+        for i, (name, logits) in enumerate(self.logits(features).items()):
+            target = labels[..., i]
+            some = target != NO_LABEL if name in COORDINATES else target > 0
+            right = (logits.argmax(-1) == target) & some
             result[name] = float(right.sum() / some.sum().clamp(min=1))
         return result
 
@@ -64,10 +69,14 @@ class DenseHead(nn.Module):
 class DenseLoader:
     """Batches of (pixel_values (N, 3, S, S), labels (N, P, channels)) from a pool drawn once per run."""
 
-    def __init__(self, run_dir: Path, side: int, grid: int, batch_size: int, seed: int) -> None:
+    def __init__(self, run_dir: Path, batch_size: int, seed: int) -> None:
         self.batch_size, self.seed = batch_size, seed
-        self.pictures = np.load(run_dir / "dense" / f"pictures_{side}.npy", mmap_mode="r")
-        self.labels = np.load(run_dir / "dense" / f"labels_{side}_{grid}.npy", mmap_mode="r")
+        folder = run_dir / "dense"
+        try:
+            self.pictures = np.load(folder / "pictures.npy", mmap_mode="r")
+            self.labels = np.load(folder / "labels.npy", mmap_mode="r")
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename}: missing; write it with `qvl world --dense N --out {run_dir}`") from error
         self.state = LoaderState()
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], LoaderState]]:

@@ -19,25 +19,36 @@ def freeze(model: QwenVL, trains: Sequence[str]) -> None:
             param.requires_grad_(name.split(".")[0] in trains)
 
 
-def build_optimizer(model: QwenVL, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that train: matrices decay, vectors don't, deeper ViT layers learn faster.
+def build_optimizers(model: QwenVL, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over what trains: matrices decay, vectors don't, deeper ViT layers learn faster.
 
-    Each group keeps its own factor as `lr_scale`; set_lr multiplies the schedule's rate by it.
+    With optimizer = "muon" the blocks' matrices go to Muon instead, whose updates are scaled to AdamW's
+    size so that one schedule serves both; embeddings, tables, vectors and the heads stay with AdamW. Each
+    group keeps its own factor as `lr_scale`; set_lr multiplies the schedule's rate by it.
     """
-    groups = []
+    adamw, muon = [], []
     vision_depth = sum(name.startswith("vision.") for name, _ in model.layer_groups())
     for i, (name, params) in enumerate(model.layer_groups()):
-        part = name.split(".")[0]
+        part, _, layer = name.partition(".")
         scale = config.lr_scale.get(part, 1.0)
         if part == "vision":
-            scale *= config.vision_layer_decay ** (vision_depth - i)
+            scale *= config.vision_layer_decay ** (vision_depth - 1 - i)
         trainable = [p for p in params if p.requires_grad]
+        to_muon = [p for p in trainable if p.ndim == 2] if config.optimizer == "muon" and layer.isdigit() else []
+        if to_muon:
+            muon.append({"params": to_muon, "lr_scale": scale * config.muon_scale})
         for decays in (True, False):
-            chosen = [p for p in trainable if (p.ndim >= 2) == decays]
+            chosen = [p for p in trainable if (p.ndim >= 2) == decays and not (to_muon and decays)]
             if chosen:
                 decay = config.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": scale})
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True)
+                adamw.append({"params": chosen, "weight_decay": decay, "lr_scale": scale})
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(adamw, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True)
+    ]
+    if muon:
+        match = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(muon, lr=config.peak_lr, **match))
+    return optimizers
 
 
 def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
@@ -49,7 +60,8 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     return config.min_lr + (config.peak_lr - config.min_lr) * cosine
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizers: Sequence[torch.optim.Optimizer], lr: float) -> None:
     """Give every group the schedule's rate times its own factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]

@@ -17,6 +17,7 @@ from qvl.errors import RecipeError
 
 PARTS = ("vision", "adapter", "language")
 OBJECTIVES = ("dense", "next_token")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,15 @@ class OptimConfig:
     grad_clip: float = 1.0
     vision_layer_decay: float = 0.95
     lr_scale: dict[str, float] = field(default_factory=dict)  # part -> factor on the rate
+    optimizer: str = "adamw"
+    muon_scale: float = 1.0  # rate of Muon's matrices over AdamW's
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_lr <= self.peak_lr, "optim.min_lr", self.min_lr, "between 0 and peak_lr")
         _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
         _require(0 < self.vision_layer_decay <= 1, "optim.vision_layer_decay", self.vision_layer_decay, "in (0, 1]")
+        _require(self.optimizer in OPTIMIZERS, "optim.optimizer", self.optimizer, "one of " + ", ".join(OPTIMIZERS))
+        _require(self.muon_scale > 0, "optim.muon_scale", self.muon_scale, "more than 0")
         for part in self.lr_scale:
             if part not in PARTS:
                 raise RecipeError(f"optim.lr_scale: unknown part {part!r}{_near(part, PARTS)}")

@@ -19,7 +19,7 @@ from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.dense import DenseHead, DenseLoader
-from qvl.train.optim import build_optimizer, freeze, lr_at, set_lr
+from qvl.train.optim import build_optimizers, freeze, lr_at, set_lr
 from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.telemetry import Telemetry
 
@@ -91,26 +91,29 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
     stage_dir = run_dir / recipe.name
     freeze(model, recipe.trains)
     head = DenseHead(model.config.vision, recipe.seed) if recipe.objective == "dense" else None
-    optimizer = build_optimizer(model, recipe.optim)
+    optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
-        optimizer.add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
+        optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
     loader = build_loader(recipe, run_dir, model, tokenizer)
-    first_step = _resume(stage_dir, model, optimizer, head, loader)
+    first_step = _resume(stage_dir, model, optimizers, head, loader)
     measure = dense_measure(model, head, device) if head is not None else token_measure(model, device)
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     batches = iter(loader)
     model.train()
     with Telemetry(stage_dir, recipe.name, recipe.steps, first_step) as telemetry:
         for step in range(first_step, recipe.steps):
-            set_lr(optimizer, lr := lr_at(step, recipe.steps, recipe.optim))
-            optimizer.zero_grad(set_to_none=True)
+            set_lr(optimizers, lr := lr_at(step, recipe.steps, recipe.optim))
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             values, loader_state = _accumulate(batches, measure, recipe.grad_accumulation, trainable)
             norm = torch.nn.utils.clip_grad_norm_(trainable, recipe.optim.grad_clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             telemetry.step(step, lr=lr, grad_norm=round(float(norm), 4), **values)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 extra = {"loader": loader_state.as_dict(), "head": head.state_dict() if head is not None else None}
-                save_state(stage_dir / "state", step + 1, model.state_dict(), optimizer.state_dict(), extra)
+                states = {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+                save_state(stage_dir / "state", step + 1, model.state_dict(), states, extra)
     model.eval()
 
 
@@ -118,8 +121,7 @@ def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokeni
     """The stage's batches: dense labels of the world for the vision warm-up, else tokens and labels."""
     vision = model.config.vision
     if recipe.objective == "dense":
-        grid = vision.image_size // vision.patch_size
-        return DenseLoader(run_dir, vision.image_size, grid, recipe.data.batch_rows, recipe.seed)
+        return DenseLoader(run_dir, recipe.data.batch_rows, recipe.seed)
     return Loader(
         [run_dir / split for split in recipe.data.split_dirs],
         tokenizer,
@@ -184,7 +186,7 @@ def _accumulate(
 def _resume(
     stage_dir: Path,
     model: QwenVL,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     head: DenseHead | None,
     loader: "Loader | DenseLoader",
 ) -> int:
@@ -194,7 +196,8 @@ def _resume(
         return 0
     saved = load_state(newest)
     model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    for optimizer, state in zip(optimizers, saved["optimizer"]["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
     if head is not None:
         head.load_state_dict(saved["extra"]["head"])
     loader.state = LoaderState.from_dict(saved["extra"]["loader"])

@@ -1,0 +1,1 @@
+"""The tiny world: an endless, seeded source of pictures with exact answers, in English and Chinese."""

@@ -1,0 +1,103 @@
+"""Sizes of the three parts, and the presets. Source: config.json of the published checkpoints; paper Table 1."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """ViT and adapter. position_rows: rows of the ViT's square position table, resized to the patch grid."""
+
+    image_size: int = 448
+    patch_size: int = 14
+    width: int = 1664
+    layers: int = 48
+    heads: int = 16
+    mlp_ratio: float = 4.9231
+    output_dim: int = 4096
+    num_queries: int = 256
+    position_rows: int = 256
+    adapter_head_size: int = 128
+
+    def __post_init__(self) -> None:
+        _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of patch_size")
+        _require(self.width % self.heads == 0, "width must be a multiple of heads")
+        _require(self.output_dim % self.adapter_head_size == 0, "output_dim must be a multiple of adapter_head_size")
+        for name in ("num_queries", "position_rows"):
+            _require(math.isqrt(getattr(self, name)) ** 2 == getattr(self, name), f"{name} must be a square")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The language model. intermediate_size is twice the inner width of the MLP, as published."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    num_layers: int = 32
+    num_heads: int = 32
+    intermediate_size: int = 22016
+    layer_norm_epsilon: float = 1e-6
+    rotary_base: float = 10000.0
+    seq_length: int = 2048
+    use_dynamic_ntk: bool = True
+    use_logn_attn: bool = True
+    no_bias: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads")
+        _require(self.intermediate_size % 2 == 0, "intermediate_size must be even")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True)
+class QwenVLConfig:
+    """A whole model. image_start_id is `<img>`; `</img>` and `<imgpad>` follow it."""
+
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    image_start_id: int = 151857
+
+    def __post_init__(self) -> None:
+        _require(
+            self.vision.output_dim == self.language.hidden_size, "the adapter's output_dim must equal hidden_size"
+        )
+
+    @property
+    def image_end_id(self) -> int:
+        return self.image_start_id + 1
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+PRESETS = {
+    "qwen-vl": QwenVLConfig(),
+    "tiny": QwenVLConfig(
+        VisionConfig(
+            image_size=112,
+            patch_size=14,
+            width=256,
+            layers=6,
+            heads=8,
+            mlp_ratio=4.0,
+            output_dim=256,
+            num_queries=16,
+            position_rows=64,
+            adapter_head_size=32,
+        ),
+        LanguageConfig(
+            vocab_size=1408, hidden_size=256, num_layers=6, num_heads=4, intermediate_size=1408, seq_length=2048
+        ),
+        image_start_id=1213,
+    ),
+}

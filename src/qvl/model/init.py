@@ -1,0 +1,83 @@
+"""How a fresh model starts. The published one starts from trained parts; only the tiny recipe starts here.
+
+Three ideas, each measured to pay within minutes of training: patch filters that are already a cosine
+transform, two-dimensional sine positions strong enough that attention is local at first, and attention
+whose query and key maps agree (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def linear_(layer: nn.Linear, generator: torch.Generator, scale: float = 1.0) -> None:
+    """Normal weights that keep the variance, times scale; no bias."""
+    with torch.no_grad():
+        layer.weight.normal_(0, scale / math.sqrt(layer.in_features), generator=generator)
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """A (rows, columns) matrix with orthonormal columns."""
+    return torch.linalg.qr(torch.randn(rows, columns, generator=generator))[0]
+
+
+def local_attention_(
+    in_proj: nn.Linear, out_proj: nn.Linear, heads: int, generator: torch.Generator, strength: float = 0.5
+) -> None:
+    """Each head's q and k maps equal; out_proj about minus the v map: patches look around themselves."""
+    width = in_proj.in_features
+    size = width // heads
+    values = _orthogonal(width, width, generator)
+    rows = []
+    for head in range(heads):
+        agree = _orthogonal(width, size, generator).T  # (K, width)
+        rows += [agree, agree, values[head * size : (head + 1) * size]]
+    with torch.no_grad():
+        in_proj.weight.copy_(torch.cat(rows))
+        in_proj.bias.zero_()
+        noise = torch.randn(width, width, generator=generator) / math.sqrt(width)
+        out_proj.weight.copy_(strength * (noise - values.T))
+        out_proj.bias.zero_()
+
+
+def query_attention_(in_proj: nn.Linear, out_proj: nn.Linear, heads: int, generator: torch.Generator) -> None:
+    """The adapter's: q and k maps agree, so that a query attends to the patches around its own place."""
+    dim = in_proj.in_features
+    agree = torch.cat([_orthogonal(dim, dim // heads, generator).T for _ in range(heads)])
+    with torch.no_grad():
+        in_proj.weight.copy_(torch.cat([agree, agree, _orthogonal(dim, dim, generator)]))
+        in_proj.bias.zero_()
+        out_proj.weight.copy_(_orthogonal(dim, dim, generator))
+        out_proj.bias.zero_()
+
+
+def sincos_2d(side: int, dim: int) -> Tensor:
+    """(side * side, dim): waves of 4 to 130 patches along each axis, of amplitude 1."""
+    places = torch.arange(side, dtype=torch.float32)
+    waves = 1.5 * 10 ** (-1.5 * torch.arange(dim // 4) / (dim // 4))
+    angles = places[:, None] * waves
+    line = torch.cat((angles.sin(), angles.cos()), dim=1)  # (side, dim / 2)
+    return torch.cat((line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)), dim=-1).flatten(0, 1)
+
+
+def dct_filters(count: int, patch: int) -> Tensor:
+    """(count, 3, patch, patch): the lowest cosine waves of brightness (two thirds) and of two colour axes.
+
+    Finer waves, which natural pictures hold less of, are made stronger.
+    """
+    places = torch.arange(patch) + 0.5
+    waves = torch.stack([torch.cos(math.pi * places * k / patch) for k in range(patch)])
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    by_frequency = sorted((u * u + v * v, u, v) for u in range(patch) for v in range(patch))
+    axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
+    chroma = count // 6
+    filters = []
+    for axis, number in zip(axes / axes.norm(dim=1, keepdim=True), (count - 2 * chroma, chroma, chroma), strict=True):
+        for place in range(number):
+            square, u, v = by_frequency[place % len(by_frequency)]
+            wave = axis[:, None, None] * waves[u][:, None] * waves[v]
+            filters.append(0.25 * (1 + math.sqrt(square)) * wave)
+    return torch.stack(filters)

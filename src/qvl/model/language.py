@@ -1,0 +1,100 @@
+"""The language model, Qwen-7B's design. Source: modeling_qwen.py of the published checkpoints."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.model.cache import KVCache
+from qvl.model.config import LanguageConfig
+from qvl.model.init import linear_
+from qvl.model.rope import rotate
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, then scaled."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = x.float()
+        normed = full * torch.rsqrt(full.pow(2).mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What every layer needs to know about where the tokens stand."""
+
+    cos: Tensor  # (B, 1, T, K) float32
+    sin: Tensor
+    logn: Tensor | None  # (B, 1, T, 1), only beyond seq_length in eval
+    mask: Tensor | None  # (B, 1, T, past + T) bool, True where attended; None: plain causal
+
+
+class LanguageBlock(nn.Module):
+    """RMSNorm, attention with fused qkv (biased), RMSNorm, SwiGLU."""
+
+    def __init__(self, config: LanguageConfig, layer: int) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size // 2, not config.no_bias
+        self.layer, self.heads = layer, config.num_heads
+        self.ln_1 = RMSNorm(hidden, config.layer_norm_epsilon)
+        self.c_attn = nn.Linear(hidden, 3 * hidden)
+        self.attn_c_proj = nn.Linear(hidden, hidden, bias=bias)
+        self.ln_2 = RMSNorm(hidden, config.layer_norm_epsilon)
+        self.w1 = nn.Linear(hidden, inner, bias=bias)
+        self.w2 = nn.Linear(hidden, inner, bias=bias)
+        self.mlp_c_proj = nn.Linear(inner, hidden, bias=bias)
+
+    def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:  # (B, T, D)
+        x = x + self.attn_c_proj(self._attend(self.ln_1(x), positions, cache))
+        normed = self.ln_2(x)
+        return x + self.mlp_c_proj(self.w1(normed) * F.silu(self.w2(normed)))  # the gate is w2
+
+    def _attend(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1))
+        q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
+        if positions.logn is not None:
+            q = (q * positions.logn).to(v.dtype)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        causal = positions.mask is None and q.shape[2] > 1
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.mask, is_causal=causal)
+        return attended.transpose(1, 2).flatten(2)
+
+    def initialize(self, generator: torch.Generator, depth: int) -> None:
+        for layer in (self.c_attn, self.w1, self.w2):
+            linear_(layer, generator)
+        for layer in (self.attn_c_proj, self.mlp_c_proj):
+            linear_(layer, generator, scale=1 / math.sqrt(2 * depth))
+
+
+class LanguageModel(nn.Module):
+    """Embeddings (B, T, D) -> hidden states (B, T, D); `head` turns them into logits (B, T, V)."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(LanguageBlock(config, i) for i in range(config.num_layers))
+        self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, embeddings: Tensor, positions: Positions, cache: KVCache | None = None) -> Tensor:
+        x = embeddings
+        for block in self.blocks:
+            x = block(x, positions, cache)
+        return self.ln_f(x)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        with torch.no_grad():
+            self.embedding.weight.normal_(0, 0.5, generator=generator)
+        linear_(self.head, generator, scale=0.3)
+        for block in self.blocks:
+            block.initialize(generator, self.config.num_layers)  # type: ignore[operator]

@@ -1,0 +1,34 @@
+"""Rotary positions with dynamic NTK, and log-n attention scaling. Source: modeling_qwen.py."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ntk_alpha(num_tokens: int, seq_length: int) -> float:
+    """Factor on the rotary base: 1 up to seq_length, 3 up to twice of it, then 7, 15, ..."""
+    return max(2.0 ** math.ceil(math.log2(num_tokens / seq_length) + 1) - 1.0, 1.0)
+
+
+def rotary_tables(position_ids: Tensor, head_size: int, base: float, alpha: float) -> tuple[Tensor, Tensor]:
+    """position_ids (B, T) -> cos and sin, (B, 1, T, K) float32."""
+    base = base * alpha ** (head_size / (head_size - 2))
+    steps = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device)
+    inverse = 1.0 / (base ** (steps / head_size))
+    angles = position_ids[..., None].float() * inverse  # (B, T, K / 2)
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, H, T, K) turned by its position, in float32, cast back."""
+    full = x.float()
+    first, second = full.chunk(2, dim=-1)
+    return (full * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+def logn_scale(position_ids: Tensor, seq_length: int) -> Tensor:
+    """log_seq_length(position + 1) beyond seq_length, else 1: (B, 1, T, 1) float32."""
+    places = (position_ids + 1).clamp(min=seq_length).double()
+    return (places.log() / math.log(seq_length)).float()[:, None, :, None]

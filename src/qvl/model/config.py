@@ -4,6 +4,11 @@ import math
 from dataclasses import dataclass
 
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """ViT and adapter. position_rows: rows of the ViT's square position table, resized to the patch grid."""
@@ -73,11 +78,6 @@ class QwenVLConfig:
     @property
     def image_end_id(self) -> int:
         return self.image_start_id + 1
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 PRESETS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qvl.checkpoint.layout import load_model, save_model
-from qvl.checkpoint.state import latest_state, load_state, save_state
+from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
@@ -191,10 +191,9 @@ def _resume(
     loader: "Loader | DenseLoader",
 ) -> int:
     """Put everything back where the newest saved state left it; the step to go on with."""
-    newest = latest_state(stage_dir / "state")
-    if newest is None:
+    saved = latest_state(stage_dir / "state")
+    if saved is None:
         return 0
-    saved = load_state(newest)
     model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizer"]["optimizers"], strict=True):
         optimizer.load_state_dict(state)

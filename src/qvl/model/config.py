@@ -27,7 +27,10 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of patch_size")
         _require(self.width % self.heads == 0, "width must be a multiple of heads")
-        _require(self.output_dim % self.adapter_head_size == 0, "output_dim must be a multiple of adapter_head_size")
+        _require(
+            self.output_dim % self.adapter_head_size == 0,
+            "output_dim must be a multiple of adapter_head_size",
+        )
         for name in ("num_queries", "position_rows"):
             _require(math.isqrt(getattr(self, name)) ** 2 == getattr(self, name), f"{name} must be a square")
 
@@ -72,7 +75,8 @@ class QwenVLConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.vision.output_dim == self.language.hidden_size, "the adapter's output_dim must equal hidden_size"
+            self.vision.output_dim == self.language.hidden_size,
+            "the adapter's output_dim must equal hidden_size",
         )
 
     @property
@@ -96,7 +100,12 @@ PRESETS = {
             adapter_head_size=32,
         ),
         LanguageConfig(
-            vocab_size=1408, hidden_size=256, num_layers=6, num_heads=4, intermediate_size=1408, seq_length=2048
+            vocab_size=1408,
+            hidden_size=256,
+            num_layers=6,
+            num_heads=4,
+            intermediate_size=1408,
+            seq_length=2048,
         ),
         image_start_id=1213,
     ),

@@ -96,7 +96,11 @@ class QwenVL(nn.Module):
         return embeddings.index_put((rows[:, None], columns), features.to(embeddings.dtype))
 
     def _positions(
-        self, input_ids: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None, cache: KVCache | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        document_ids: Tensor | None,
+        cache: KVCache | None,
     ) -> Positions:
         config, (_, tokens) = self.config.language, input_ids.shape
         past = cache.num_tokens if cache is not None else 0
@@ -117,7 +121,7 @@ class QwenVL(nn.Module):
         """Every parameter once, named and in order of depth; the adapter's fixed table is in none."""
         vision, language = self.vision, self.language
         groups: list[tuple[str, list[nn.Parameter]]] = [
-            ("vision.stem", [vision.conv1.weight, vision.positional_embedding, *vision.ln_pre.parameters()])
+            ("vision.stem", [*vision.conv1.parameters(), vision.positional_embedding, *vision.ln_pre.parameters()])
         ]
         groups += [(f"vision.{i}", list(block.parameters())) for i, block in enumerate(vision.blocks)]
         fixed = self.adapter.pos_embed

@@ -76,7 +76,9 @@ class DenseLoader:
             self.pictures = np.load(folder / "pictures.npy", mmap_mode="r")
             self.labels = np.load(folder / "labels.npy", mmap_mode="r")
         except FileNotFoundError as error:
-            raise DataError(f"{error.filename}: missing; write it with `qvl world --dense N --out {run_dir}`") from error
+            raise DataError(
+                f"{error.filename}: missing; write it with `qvl world --dense N --out {run_dir}`"
+            ) from error
         self.state = LoaderState()
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], LoaderState]]:

@@ -46,8 +46,9 @@ def build_optimizers(model: QwenVL, config: OptimConfig) -> list[torch.optim.Opt
         torch.optim.AdamW(adamw, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True)
     ]
     if muon:
-        match = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(muon, lr=config.peak_lr, **match))
+        optimizers.append(
+            torch.optim.Muon(muon, lr=config.peak_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
     return optimizers
 
 

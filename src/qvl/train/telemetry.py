@@ -47,7 +47,8 @@ class Telemetry:
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         shown = {k: f"{values[k]:.3g}" for k in ("loss", "lr") if k in values}
-        self.bar.set_postfix({**shown, "samples/s": f"{self.samples / elapsed:.0f}"}, refresh=False)
+        shown["samples/s"] = f"{self.samples / elapsed:.0f}"
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
 

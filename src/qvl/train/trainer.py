@@ -111,7 +111,10 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
                 optimizer.step()
             telemetry.step(step, lr=lr, grad_norm=round(float(norm), 4), **values)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-                extra = {"loader": loader_state.as_dict(), "head": head.state_dict() if head is not None else None}
+                extra = {
+                    "loader": loader_state.as_dict(),
+                    "head": head.state_dict() if head is not None else None,
+                }
                 states = {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}
                 save_state(stage_dir / "state", step + 1, model.state_dict(), states, extra)
     model.eval()

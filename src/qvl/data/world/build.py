@@ -2,11 +2,13 @@
 
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -19,12 +21,15 @@ from qvl.data.sample import LANGUAGES, Sample, write_shard
 from qvl.data.world.draw import dense_labels, draw_scene
 from qvl.data.world.scene import SIDE, fonts_for, make_scene
 from qvl.data.world.tasks import TASK_SHARES, make_sample
+from qvl.data.world.words import COLOURS, EN_WORDS, KINDS, PLACES, RELATIONS, SIZES, ZH_GLYPHS
 from qvl.errors import DataError, UsageError
-from qvl.text.markup import to_string
+from qvl.text import prompts
+from qvl.text.markup import Box, Ref, Text, to_string
 
 SHARD_SIZE = 1000
 SPLITS = ("train", "test")
 PHOTO_FOLDERS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
+_DRAWN_WORD = re.compile(r" ?\b[A-Z]{2,}\b")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -124,16 +129,27 @@ def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.nd
 
 
 def world_texts(seed: int, count: int) -> Iterator[str]:
-    """The world's own English and Chinese, to train the tiny vocabulary on."""
+    """The world's own English and Chinese, to train the tiny vocabulary on.
+
+    Chinese goes in by the character apart from names, and drawn words alone: a merge across words would
+    give each combination of words a token of its own, and the model could not put old words together anew.
+    """
+    names = [name for table in (KINDS, COLOURS, SIZES, PLACES, RELATIONS) for name in table.values()]
+    prefixes = [to_string(prompts.caption_prefix("zh")), to_string(prompts.ocr_prefix())]
+    chat = ["system\n", "user\n", "assistant\n", prompts.DEFAULT_SYSTEM, prompts.picture_prefix(1).text]
+    often = [*(name.zh for name in names), *ZH_GLYPHS, *EN_WORDS, *prefixes, *chat]
+    yield from chain.from_iterable(often for _ in range(count // 100))
     tasks = [task for task in TASK_SHARES if task != "ocr"]
     for i in range(count):
         sample: Sample = make_sample(seed, "vocabulary", i, tasks[i % len(tasks)], LANGUAGES[i // len(tasks) % 2])
-        yield from (to_string(turn.content) for turn in sample.turns)
+        for segment in chain.from_iterable(turn.content for turn in sample.turns):
+            if isinstance(segment, Text | Ref):
+                yield from _DRAWN_WORD.split(segment.text) if sample.language == "en" else segment.text
+            elif isinstance(segment, Box):
+                yield segment.inner
 
 
-def _in_processes(
-    work: Callable[[Job], Result], jobs: list[Job], workers: int | None, name: str
-) -> Iterator[Result]:
+def _in_processes(work: Callable[[Job], Result], jobs: list[Job], workers: int | None, name: str) -> Iterator[Result]:
     """Results in the order of the jobs."""
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         yield from tqdm(pool.map(work, jobs), total=len(jobs), desc=name, unit="shard", dynamic_ncols=True)

@@ -131,7 +131,11 @@ def questions(scene: Scene) -> list[Question]:
         found += _about_each_thing(scene) + _about_pairs(scene)
         if not scene.words:
             count = len(scene.things)
-            found.append(("count", "有几个物体？", f"{ZH_NUMBERS[count]}个") if zh else ("count", "How many objects are there?", str(count)))
+            found.append(
+                ("count", "有几个物体？", f"{ZH_NUMBERS[count]}个")
+                if zh
+                else ("count", "How many objects are there?", str(count))
+            )
     if len(scene.words) == 1:
         question = "图中写着什么字？" if zh else "What does the text say?"
         found.append(("read", question, scene.words[0].text))

@@ -11,8 +11,8 @@ from PIL import ImageFont
 from qvl.data.world.words import (
     BAR,
     COLOURS,
-    EN_WORDS,
     EN_GLYPHS,
+    EN_WORDS,
     KINDS,
     RGB,
     ZH_GLYPHS,

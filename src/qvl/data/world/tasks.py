@@ -10,7 +10,7 @@ from qvl.data.sample import Sample, Turn
 from qvl.data.world import phrases
 from qvl.data.world.draw import draw_scene
 from qvl.data.world.scene import SIDE, BoxPixels, Scene, Thing, make_scene
-from qvl.data.world.words import COLOURS, KINDS, with_article
+from qvl.data.world.words import COLOURS, KINDS
 from qvl.text import prompts
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, box_from_pixels, quad_from_pixels
 
@@ -51,9 +51,7 @@ _SCENE_OF_TASK = {  # task -> kinds of scene and their weights
 JPEG_QUALITY = 95
 
 
-def make_sample(
-    seed: int, split: str, index: int, task: str, language: str, photos: tuple[Path, ...] = ()
-) -> Sample:
+def make_sample(seed: int, split: str, index: int, task: str, language: str, photos: tuple[Path, ...] = ()) -> Sample:
     """The index-th sample of a split: a pure function of its arguments (and the installed fonts)."""
     key = f"{seed}/{split}/{task}/{language}/{index}"
     rng = random.Random(key)
@@ -222,7 +220,10 @@ def _join_text(segments: list[Segment]) -> Content:
 
 
 _HELLO = {
-    "en": (("Hello!", "Hello! Show me a picture and ask me about it."), ("Who are you?", "I am a tiny Qwen-VL.")),
+    "en": (
+        ("Hello!", "Hello! Show me a picture and ask me about it."),
+        ("Who are you?", "I am a tiny Qwen-VL."),
+    ),
     "zh": (("你好！", "你好！请给我一张图片，问我问题吧。"), ("你是谁？", "我是一个小小的 Qwen-VL。")),
 }
 
@@ -231,8 +232,8 @@ def _dialogue(rng: random.Random, scenes: list[Scene]) -> list[Turn]:
     """One or two pictures, one to three rounds; a few dialogues have no picture at all."""
     language = scenes[0].language
     if rng.random() < 0.08:
-        question, answer = rng.choice(_HELLO[language])
-        return _pair((Text(question),), (Text(answer),))
+        hello, reply = rng.choice(_HELLO[language])
+        return _pair((Text(hello),), (Text(reply),))
     rounds = [_dialogue_round(rng, scenes) for _ in range(rng.randint(1, 3))]
     pictures = tuple(Image(i) for i in range(len(scenes)))
     turns: list[Turn] = []

@@ -69,20 +69,21 @@ RELATIONS = {
 ZH_NUMBERS = ("零", "一", "两", "三", "四", "五")
 
 EN_WORDS = tuple(
-    """ACE AGE AIR ANT APPLE ARM ART BABY BAG BAKE BALL BANK BAR BEAR BED BELL BIKE BIRD BLUE BOAT BOOK BOX BOY
-    BREAD BUS CAFE CAKE CALL CAR CARD CAT CITY CLUB COAT COLD COOK COW CUP DAY DEER DESK DOG DOOR DUCK EAST EGG
-    EXIT FARM FAST FILM FIRE FISH FLAG FOOD FOX FREE FROG FUN GAME GATE GIFT GOAT GOLD GOOD HAT HELP HILL HOME
-    HOT HOTEL ICE INN JAM JAZZ JOB KEY KING KITE LAKE LAMP LEAF LIFT LION LOVE MAP MENU MILK MOON MUSIC NEST NEW
-    NIGHT NORTH NOTE OFF OPEN OWL PARK PEN PIZZA POST QUEEN QUIET RAIN RED RICE ROAD ROOM SALE SALT SEA SHOE
-    SHOP SKY SLOW SNOW SOAP SOUTH STAR STOP SUN TAXI TEA TENT TIME TOY TRAIN TREE VAN WAIT WALK WEST WIND YARD
-    YES ZERO ZOO""".split()
+    """ACE AGE AIR ANT APPLE ARM ART BABY BAG BAKE BALL BANK BAR BEAR BED BELL BIKE BIRD BLUE BOAT BOOK BOX
+    BOY BREAD BUS CAFE CAKE CALL CAR CARD CAT CITY CLUB COAT COLD COOK COW CUP DAY DEER DESK DOG DOOR DUCK
+    EAST EGG EXIT FARM FAST FILM FIRE FISH FLAG FOOD FOX FREE FROG FUN GAME GATE GIFT GOAT GOLD GOOD HAT
+    HELP HILL HOME HOT HOTEL ICE INN JAM JAZZ JOB KEY KING KITE LAKE LAMP LEAF LIFT LION LOVE MAP MENU MILK
+    MOON MUSIC NEST NEW NIGHT NORTH NOTE OFF OPEN OWL PARK PEN PIZZA POST QUEEN QUIET RAIN RED RICE ROAD
+    ROOM SALE SALT SEA SHOE SHOP SKY SLOW SNOW SOAP SOUTH STAR STOP SUN TAXI TEA TENT TIME TOY TRAIN TREE
+    VAN WAIT WALK WEST WIND YARD YES ZERO ZOO""".split()
 )
 ZH_WORDS = tuple(
-    """山 水 火 花 鱼 鸟 马 牛 车 船 店 书 大门 小山 上山 下山 上车 下车 中国 东门 西门 南门 北门 山水 火山 火车
-    电车 马车 花园 公园 书店 花店 鱼店 米店 水果 果园 学校 大学 小学 中学 中文 文字 天文 天地 春天 夏天 秋天 冬天
-    春风 秋风 春雨 风车 风雨 大雨 小雨 雨水 日月 星月 火星 水星 木星 木马 木门 石门 石山 田园 水田 小鸟 小鱼 花鸟
-    花草 水草 草地 山羊 水牛 牛车 小船 大船 家门 国家 大家 人家 人口 出口 入口 路口 手机 飞机 飞鸟 飞鱼 东西 南北
-    大小 上下 出入 日出 月色 电路 公路 上学 入学 出国 地上 地下 天上 天下""".split()
+    """山 水 火 花 鱼 鸟 马 牛 车 船 店 书 大门 小山 上山 下山 上车 下车 中国 东门 西门 南门 北门
+    山水 火山 火车 电车 马车 花园 公园 书店 花店 鱼店 米店 水果 果园 学校 大学 小学 中学 中文 文字 天文
+    天地 春天 夏天 秋天 冬天 春风 秋风 春雨 风车 风雨 大雨 小雨 雨水 日月 星月 火星 水星 木星 木马 木门
+    石门 石山 田园 水田 小鸟 小鱼 花鸟 花草 水草 草地 山羊 水牛 牛车 小船 大船 家门 国家 大家 人家 人口
+    出口 入口 路口 手机 飞机 飞鸟 飞鱼 东西 南北 大小 上下 出入 日出 月色 电路 公路 上学 入学 出国 地上
+    地下 天上 天下""".split()
 )
 EN_GLYPHS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 ZH_GLYPHS = tuple(sorted(set("".join(ZH_WORDS))))

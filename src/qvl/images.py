@@ -1,0 +1,127 @@
+"""Pictures in and out: read with limits, to pixel_values, and boxes drawn on them.
+
+Source: image_transform of the published visual.py (RGB, bicubic to a square, CLIP's mean and deviation).
+"""
+
+import io
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont, UnidentifiedImageError
+from torch import Tensor
+
+from qvl.errors import ImageError
+from qvl.text.markup import Box, Content, Quad, Ref, box_to_pixels, quad_to_pixels
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 100_000_000  # a larger picture is refused from its header, before anything is decoded
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+LABEL_FONTS = ("wqy-zenhei.ttc", "wqy-microhei.ttc", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf")
+
+ImageSource = str | Path | bytes | PILImage.Image
+
+
+def load(source: ImageSource) -> PILImage.Image:
+    """A path, encoded bytes or a PIL image -> RGB, as the published code reads it.
+
+    No EXIF rotation, alpha dropped, the first frame of an animation. Raises ImageError that names the
+    source: missing, empty, no image, cut short, corrupt, or more than MAX_PIXELS.
+    """
+    name = _name(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and large pictures; limits are ours
+            picture = _open(source)
+            _check_size(picture, name)
+            return picture.convert("RGB")
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such image file") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: empty or not an image that can be read") from error
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        raise ImageError(f"{name}: broken or cut-short image ({error})") from error
+
+
+def preprocess(source: ImageSource, size: int) -> Tensor:
+    """An image -> pixel_values of one image, (3, size, size) float32. The aspect ratio is not kept."""
+    resized = load(source).resize((size, size), PILImage.Resampling.BICUBIC)
+    return normalize(torch.from_numpy(np.array(resized))[None])[0]
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, CLIP's mean and standard deviation."""
+    scaled = pixels.permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return ((scaled - mean) / std).contiguous()
+
+
+def draw_boxes(picture: PILImage.Image, content: Content) -> PILImage.Image:
+    """A copy with every box and quad of content drawn, each phrase in its own colour with its text."""
+    canvas = picture.convert("RGB").copy()
+    draw = ImageDraw.Draw(canvas)
+    line = max(1, round(min(canvas.size) / 150))
+    phrase, number, labelled = "", -1, True
+    for segment in content:
+        if isinstance(segment, Ref):
+            phrase, number, labelled = segment.text, number + 1, False
+            continue
+        if not isinstance(segment, Box | Quad):
+            continue
+        colour = COLOURS[max(number, 0) % len(COLOURS)]
+        if isinstance(segment, Box):
+            x1, y1, x2, y2 = box_to_pixels(segment, *canvas.size)
+            corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+        else:
+            corners = quad_to_pixels(segment, *canvas.size)
+        draw.line([*corners, corners[0]], fill=colour, width=line, joint="curve")
+        if phrase and not labelled:
+            _draw_label(draw, phrase, corners[0], colour, canvas.size)
+            labelled = True
+    return canvas
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], colour: str, size: tuple[int, int]
+) -> None:
+    font = _label_font(max(10, round(min(size) / 28)))
+    _, _, width, height = draw.textbbox((0, 0), text, font=font)
+    x = min(max(corner[0], 0), max(0, size[0] - width - 4))
+    y = corner[1] - height - 4 if corner[1] > height + 4 else corner[1] + 2
+    draw.rectangle((x, y, x + width + 4, y + height + 3), fill=colour)
+    draw.text((x + 2, y + 1), text, fill="white", font=font)
+
+
+@lru_cache(maxsize=16)
+def _label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font with Chinese glyphs if one is installed, else any, else Pillow's own."""
+    for name in LABEL_FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def _open(source: ImageSource) -> PILImage.Image:
+    if isinstance(source, PILImage.Image):
+        return source
+    return PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _check_size(picture: PILImage.Image, name: str) -> None:
+    width, height = picture.size
+    if min(width, height) < 1:
+        raise ImageError(f"{name}: an image of {width}x{height} pixels holds nothing")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read; make it smaller")
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    return "image" if isinstance(source, PILImage.Image) else str(source)

@@ -47,7 +47,7 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32, device
         found = {}
         for path in weight_files(directory):
             file = stack.enter_context(_open(path))
-            found.update({name: (file, path) for name in file.keys()})  # noqa: SIM118
+            found.update(dict.fromkeys(file.keys(), (file, path)))
         _check_names(directory, wanted.keys(), found.keys())
         for name, (file, path) in found.items():
             shape = tuple(file.get_slice(name).get_shape())

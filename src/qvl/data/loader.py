@@ -164,8 +164,7 @@ class Loader:
                 labels[r, start] = IGNORE_INDEX
                 document_ids[r, start:end] = document
                 pixels.extend(
-                    images.preprocess(images.load(sample.images[k]), self.image_size)
-                    for k in rendered.image_indices
+                    images.preprocess(images.load(sample.images[k]), self.image_size) for k in rendered.image_indices
                 )
                 start = end
         return Batch(

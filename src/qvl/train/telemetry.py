@@ -46,7 +46,7 @@ class Telemetry:
         }
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        shown = {k: f"{values[k]:.3g}" for k in ("loss", "lr") if k in values}
+        shown: dict[str, str] = {k: f"{values[k]:.3g}" for k in ("loss", "lr") if k in values}
         shown["samples/s"] = f"{self.samples / elapsed:.0f}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()

@@ -179,9 +179,7 @@ def describe(scene: Scene, boxes: bool) -> Content:
     for i, (name, box) in enumerate(_described(scene)):
         if i:
             segments.append(Text(comma))
-        segments.append(Text(name))
-        if boxes:
-            segments.append(box)
+        segments += [Ref(name), box] if boxes else [Text(name)]
     segments.append(Text(stop))
     return tuple(segments)
 

@@ -4,6 +4,7 @@ Source: paper section 3.2 and appendix B; the published tokenizer's draw and lis
 are integers in [0, 1000), a fraction of the image's width or height times 1000.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +153,44 @@ def to_string(content: Content) -> str:
             case Image():
                 continue
     return "".join(parts)
+
+
+_NUMBER = r"\s*(\d{1,3})\s*"
+_POINT = rf"\({_NUMBER},{_NUMBER}\)"
+_MARKUP = re.compile(
+    rf"{REF_START}(?P<ref>.*?){REF_END}"
+    rf"|{BOX_START}(?P<box>{','.join([_POINT] * 2)}){BOX_END}"
+    rf"|{QUAD_START}(?P<quad>{','.join([_POINT] * 4)}){QUAD_END}",
+    re.DOTALL,
+)
+
+
+def parse_markup(text: str) -> Content:
+    """A model's answer -> segments: the inverse of to_string. What is unclosed or malformed stays Text."""
+    segments: list[Segment] = []
+    place = 0
+    for match in _MARKUP.finditer(text):
+        segment = _parsed(match)
+        if segment is None:
+            continue
+        if match.start() > place:
+            segments.append(Text(text[place : match.start()]))
+        segments.append(segment)
+        place = match.end()
+    if place < len(text):
+        segments.append(Text(text[place:]))
+    return tuple(segments)
+
+
+def _parsed(match: re.Match[str]) -> Segment | None:
+    """The segment of a match; None for an inverted box."""
+    if match["ref"] is not None:
+        return Ref(match["ref"])
+    numbers = [int(n) for n in re.findall(r"\d+", match.group())]
+    if match["quad"] is not None:
+        return Quad(*numbers)
+    x1, y1, x2, y2 = numbers
+    return Box(x1, y1, x2, y2) if x1 <= x2 and y1 <= y2 else None
 
 
 def to_json(content: Content) -> list[dict[str, Any]]:

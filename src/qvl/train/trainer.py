@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
+from qvl.model.precision import autocast
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.dense import DenseHead, DenseLoader
@@ -77,13 +77,6 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
         target = model.get_submodule(part)
         target.load_state_dict(donor.get_submodule(part).state_dict())
     return model
-
-
-def autocast(device: str) -> AbstractContextManager[Any]:
-    """bf16 where the hardware multiplies it faster than float32, else nothing."""
-    if device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, device: str) -> None:

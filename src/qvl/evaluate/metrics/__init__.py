@@ -1,0 +1,1 @@
+"""Scores: one small pure function each, predictions and references in, a number out."""

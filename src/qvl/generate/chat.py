@@ -1,0 +1,135 @@
+"""A conversation about pictures: history, streaming, and answers as markup whose boxes can be drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image as PILImage
+
+from qvl import images
+from qvl.checkpoint.layout import load_model
+from qvl.errors import UsageError
+from qvl.generate.engine import generate, stream
+from qvl.generate.sampling import SamplingConfig
+from qvl.images import ImageSource
+from qvl.model.qwen_vl import QwenVL
+from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
+from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
+from qvl.text.tokenizer import StreamDecoder, Tokenizer
+
+
+@dataclass
+class Chat:
+    """One conversation. Pictures are numbered in the order in which they were shown, over all turns."""
+
+    model: QwenVL
+    tokenizer: Tokenizer
+    system: str | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_new_tokens: int = 256
+    seed: int = 0
+    turns: list[RoleTurn] = field(default_factory=list)
+    pictures: list[PILImage.Image] = field(default_factory=list)
+    dropped_turns: int = 0  # turns that the last prompt had no room for
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def ask(self, question: str, pictures: Sequence[ImageSource] = ()) -> Iterator[str]:
+        """The answer's text as it comes, markup tags included; kept in the history when it is complete.
+
+        The question is plain text: tags in it stay text. Raises ImageError for a picture that can't be read
+        (the history is then as it was) and UsageError for a question that does not fit the context.
+        """
+        shown = [images.load(picture) for picture in pictures]
+        places = tuple(Image(len(self.pictures) + i) for i in range(len(shown)))
+        user: RoleTurn = ("user", (*places, Text(question)))
+        prompt, used = self._prompt([*self.pictures, *shown], user)
+        pixels = self._pixels(used)
+        decoder = StreamDecoder(self.tokenizer)
+        answer = ""
+        ids = stream(
+            self.model,
+            prompt,
+            pixels,
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=stop_ids(self.tokenizer),
+            sampling=self.sampling,
+            generator=self._generator,
+        )
+        for token in ids:
+            answer += (piece := decoder.push(token))
+            yield piece
+        answer += (rest := decoder.flush())
+        yield rest
+        self.pictures += shown
+        self.turns += [user, ("assistant", parse_markup(answer))]
+
+    @property
+    def last_answer(self) -> Content:
+        """The newest answer, empty before the first."""
+        return self.turns[-1][1] if self.turns else ()
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self.turns.clear()
+        self.pictures.clear()
+
+    def draw_last_answer(self) -> PILImage.Image | None:
+        """The newest picture with the last answer's boxes on it; None without a picture or a box."""
+        answer = self.last_answer
+        if not self.pictures or not any(isinstance(segment, Box | Quad) for segment in answer):
+            return None
+        return images.draw_boxes(self.pictures[-1], answer)
+
+    def _prompt(self, pictures: list[PILImage.Image], user: RoleTurn) -> tuple[list[int], list[PILImage.Image]]:
+        """Token ids and the pictures in them; whole exchanges go, oldest first, until the rest has room."""
+        room = self.model.config.language.seq_length - self.max_new_tokens
+        system: list[RoleTurn] = [("system", (Text(self.system),))] if self.system is not None else []
+        for start in range(0, len(self.turns) + 1, 2):
+            turns = [*system, *self.turns[start:], user]
+            rendered = render_prompt(turns, DIALOGUE, self.tokenizer, self.model.config.vision.num_queries)
+            if len(rendered.input_ids) <= room:
+                self.dropped_turns = start
+                return rendered.input_ids, [pictures[i] for i in rendered.image_indices]
+        raise UsageError(f"the question takes {len(rendered.input_ids)} tokens, there is room for {room}; shorten it")
+
+    def _pixels(self, pictures: list[PILImage.Image]) -> torch.Tensor | None:
+        if not pictures:
+            return None
+        weight = self.model.vision.conv1.weight
+        size = self.model.config.vision.image_size
+        return torch.stack([images.preprocess(picture, size) for picture in pictures]).to(weight)
+
+
+def stop_ids(tokenizer: Tokenizer) -> set[int]:
+    """What ends an answer."""
+    return {tokenizer.special.endoftext, tokenizer.special.im_end, tokenizer.special.im_start}
+
+
+@dataclass(frozen=True)
+class QwenVLWithTokenizer:
+    """A loaded checkpoint folder: what `qvl.load` gives."""
+
+    model: QwenVL
+    tokenizer: Tokenizer
+
+    def chat(self, **settings: object) -> Chat:
+        """A new conversation; settings as Chat's fields."""
+        return Chat(self.model, self.tokenizer, **settings)  # type: ignore[arg-type]
+
+    def answer(self, turns: Sequence[RoleTurn], task: str, pictures: Sequence[ImageSource] = ()) -> Content:
+        """One greedy answer to a task's prefix (see qvl.text.prompts) or a dialogue's turns, as markup."""
+        rendered = render_prompt(turns, task, self.tokenizer, self.model.config.vision.num_queries)
+        chat = self.chat()
+        pixels = chat._pixels([images.load(pictures[i]) for i in rendered.image_indices])
+        [ids] = generate(
+            self.model, [rendered.input_ids], pixels, max_new_tokens=256, stop_ids=stop_ids(self.tokenizer)
+        )
+        return parse_markup(self.tokenizer.decode(ids))
+
+
+def load(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVLWithTokenizer:
+    """Model and tokenizer of a checkpoint folder. CheckpointError or TextError says what is wrong with it."""
+    return QwenVLWithTokenizer(load_model(directory, dtype, device), Tokenizer.from_dir(Path(directory)))

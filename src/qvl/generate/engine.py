@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from qvl.generate.sampling import SamplingConfig, sample
+from qvl.generate.sampling import SamplingConfig, sample, seen_tokens
 from qvl.model.cache import KVCache
 from qvl.model.qwen_vl import QwenVL
 
@@ -55,10 +55,11 @@ def generate(
     attention_mask = None if bool(mask.all()) else mask.to(device)
     cache = KVCache()
     logits = prefill(model, input_ids.to(device), pixel_values, attention_mask, cache)
+    seen = _seen(prompts, logits, sampling)
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the batch is
     for step in range(max_new_tokens):
-        tokens = sample(logits, sampling, generator)
+        tokens = sample(logits, sampling, generator, seen)
         going = []
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             if token not in stop_ids:
@@ -70,6 +71,9 @@ def generate(
             keep = torch.tensor(going, device=device)
             cache.keep_rows(keep)
             tokens, rows = tokens[keep], [rows[place] for place in going]
+            seen = None if seen is None else seen[keep]
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
         logits = decode(model, tokens, cache)
     return answers
 
@@ -90,9 +94,20 @@ def stream(
     device = model.language.embedding.weight.device
     cache = KVCache()
     logits = prefill(model, torch.tensor([list(prompt)], device=device), pixel_values, None, cache)
-    for _ in range(max_new_tokens):
-        token = sample(logits, sampling, generator)
+    seen = _seen([prompt], logits, sampling)
+    for step in range(max_new_tokens):
+        token = sample(logits, sampling, generator, seen)
         if int(token) in stop_ids:
             return
         yield int(token)
+        if step + 1 == max_new_tokens:
+            return
+        if seen is not None:
+            seen.scatter_(1, token[:, None], True)
         logits = decode(model, token, cache)
+
+
+def _seen(prompts: Sequence[Sequence[int]], logits: Tensor, sampling: SamplingConfig) -> Tensor | None:
+    if sampling.repetition_penalty == 1:
+        return None
+    return seen_tokens(prompts, logits.shape[-1]).to(logits.device)

@@ -1,0 +1,100 @@
+"""Generation against the published outputs, against recomputation, and batched against one by one."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qvl import images
+from qvl.checkpoint import load_model
+from qvl.generate.engine import generate, stream
+from qvl.generate.sampling import SamplingConfig
+from qvl.model.qwen_vl import QwenVL
+
+FOLDER = Path("tests/data/model-tiny")
+CASES = json.loads((FOLDER / "generate" / "inputs.json").read_text(encoding="utf-8"))
+GREEDY = CASES["greedy"]
+BATCH = CASES["batch_left_pad"]
+
+
+@pytest.fixture(scope="module")
+def model() -> QwenVL:
+    return load_model(FOLDER)
+
+
+def pixels_of(case: dict) -> Tensor:
+    return torch.stack([images.preprocess(FOLDER / "images" / name, 448) for name in case["images"]])
+
+
+def unpadded_batch() -> list[list[int]]:
+    rows = zip(BATCH["input_ids"], BATCH["attention_mask"], strict=True)
+    return [[i for i, real in zip(ids, mask, strict=True) if real] for ids, mask in rows]
+
+
+def until(ids: Sequence[int], stop: int) -> list[int]:
+    return list(ids[: ids.index(stop)]) if stop in ids else list(ids)
+
+
+def greedy(model: QwenVL, prompt: list[int], pixels: Tensor | None, count: int) -> list[int]:
+    """Without a cache: everything is read again for every token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]), pixels)[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", ["greedy", "eos_stop", "repetition_penalty"])
+def test_tokens_equal_the_published_codes(model: QwenVL, name: str) -> None:
+    case = CASES[name]
+    stop = case["eos_token_id"]
+    tokens = generate(
+        model,
+        GREEDY["input_ids"],
+        pixels_of(GREEDY),
+        max_new_tokens=32,
+        stop_ids={stop},
+        sampling=SamplingConfig(repetition_penalty=case.get("repetition_penalty", 1.0)),
+    )
+    assert tokens == [until(case["new_tokens"], stop)]
+
+
+@pytest.mark.parametrize("name", ["batch_left_pad", "batch_left_pad_eos"])
+def test_left_padded_batch_equals_the_published_codes(model: QwenVL, name: str) -> None:
+    stop = CASES[name]["eos_token_id"]
+    tokens = generate(model, unpadded_batch(), pixels_of(BATCH), max_new_tokens=32, stop_ids={stop})
+    assert tokens == [until(row, stop) for row in CASES[name]["new_tokens"]]
+
+
+def test_cached_generation_equals_recomputation(model: QwenVL) -> None:
+    prompt = GREEDY["input_ids"][0]
+    [cached] = generate(model, [prompt], pixels_of(GREEDY), max_new_tokens=12, stop_ids=set())
+    assert cached == greedy(model, prompt, pixels_of(GREEDY), 12)
+
+
+def test_a_batch_equals_one_by_one(model: QwenVL) -> None:
+    """Of different lengths, with an image in some rows, ending at different steps."""
+    prompts = [[7, 8, 9], GREEDY["input_ids"][0], [200, 3, 44, 5, 6, 17, 80], [5]]
+    pixels = pixels_of(GREEDY)
+    settings: dict[str, Any] = {"max_new_tokens": 16, "stop_ids": {124, 75, 152}}
+    alone = [generate(model, [p], pixels if 313 in p else None, **settings)[0] for p in prompts]
+    assert len({len(answer) for answer in alone}) > 1, "rows should end at different steps"
+    assert generate(model, prompts, pixels, **settings) == alone
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(1.0, 20, 0.9, 1.3)], ids=["greedy", "sampled"])
+def test_stream_gives_what_generate_gives(model: QwenVL, sampling: SamplingConfig) -> None:
+    prompt, pixels = GREEDY["input_ids"][0], pixels_of(GREEDY)
+    settings: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": {311}, "sampling": sampling}
+    whole = generate(model, [prompt], pixels, generator=torch.Generator().manual_seed(3), **settings)
+    pieces = stream(model, prompt, pixels, generator=torch.Generator().manual_seed(3), **settings)
+    assert [list(pieces)] == whole
+
+
+def test_nothing_is_generated_when_the_first_token_stops(model: QwenVL) -> None:
+    first = GREEDY["new_tokens"][0]
+    assert generate(model, GREEDY["input_ids"], pixels_of(GREEDY), max_new_tokens=5, stop_ids={first}) == [[]]

@@ -7,6 +7,7 @@ one whose bytes come first wins, so that the same texts give the same file every
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -59,7 +60,7 @@ def _count_pieces(texts: Iterable[str]) -> Counter[bytes]:
 
 def _add_pairs(word: list[bytes], weight: int, index: int, counts: Counter[Pair], places: dict[Pair, set[int]]) -> None:
     """Count a piece's pairs in (weight > 0) or out again (weight < 0)."""
-    for pair in zip(word, word[1:], strict=False):
+    for pair in pairwise(word):
         counts[pair] += weight
         if weight > 0:
             places.setdefault(pair, set()).add(index)

@@ -15,11 +15,11 @@ from qvl import images
 from qvl.data.sample import LANGUAGES, Sample, read_split
 from qvl.errors import DataError
 from qvl.evaluate.scoring import TASKS, best_constant, score
-from qvl.generate.chat import stop_ids
+from qvl.generate.chat import answer_content, stop_ids
 from qvl.generate.engine import generate
 from qvl.model.precision import autocast
 from qvl.model.qwen_vl import QwenVL
-from qvl.text.markup import Content, Text, from_json, parse_markup, to_json
+from qvl.text.markup import Content, from_json, to_json, to_string
 from qvl.text.render import Rendered, render_prompt
 from qvl.text.tokenizer import Tokenizer
 
@@ -103,7 +103,7 @@ def answer(
                 stop_ids=stop_ids(tokenizer),
             )
         for i, ids in zip(batch, generated, strict=True):
-            yield Answer(samples[i], parse_markup(tokenizer.decode(ids)))
+            yield Answer(samples[i], answer_content(ids, tokenizer))
         bar.update(len(batch))
     bar.close()
 
@@ -144,6 +144,7 @@ def _line(one: Answer) -> str:
         "id": one.sample.id,
         "task": one.sample.task,
         "language": one.sample.language,
+        "question": question_of(one.sample),
         "prediction": to_json(one.prediction),
         "reference": to_json(one.reference),
     }
@@ -157,9 +158,13 @@ def read_predictions(path: Path) -> dict[str, Content]:
 
 
 def question_of(sample: Sample) -> str:
-    """The last thing asked, as plain text."""
-    asked = sample.turns[-2].content if len(sample.turns) > 1 else ()
-    return "".join(s.text for s in asked if isinstance(s, Text)).strip()
+    """The last thing asked, in the published string format without its images."""
+    return to_string(asked_content(sample)).strip()
+
+
+def asked_content(sample: Sample) -> Content:
+    """The content of the turn before the answer."""
+    return sample.turns[-2].content if len(sample.turns) > 1 else ()
 
 
 def _write(path: Path, text: str) -> None:

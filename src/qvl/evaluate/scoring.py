@@ -5,12 +5,16 @@ Metric names are the field's: cider (x100, as papers print it), vqa_accuracy, ac
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from qvl.errors import DataError
 from qvl.evaluate.metrics.cider import cider
 from qvl.evaluate.metrics.grounding import accuracy_iou50, iou
 from qvl.evaluate.metrics.text import exact_match, mean_edit_distance, vqa_accuracy
 from qvl.text.markup import Box, Content, Ref, Text
 
+LOWER_IS_BETTER = frozenset({"edit_distance", "unparsed"})
+CONSTANTS_TRIED = 10
 Pairs = tuple[Sequence[Content], Sequence[Content]]  # predictions, references
 SHORT_WORD = 6  # characters
 
@@ -27,6 +31,12 @@ def ocr_text(content: Content) -> str:
 
 def first_box(content: Content) -> Box | None:
     return next((s for s in content if isinstance(s, Box)), None)
+
+
+def _true_box(reference: Content) -> Box:
+    if (box := first_box(reference)) is None:
+        raise DataError("a sample that asks for a box has none in its answer; see `qvl data lint`")
+    return box
 
 
 def _texts(pairs: Pairs, read: Callable[[Content], str] = plain_text) -> tuple[list[str], list[str]]:
@@ -46,10 +56,12 @@ def _score_vqa(pairs: Pairs) -> dict[str, float]:
 
 
 def _score_box(pairs: Pairs) -> dict[str, float]:
-    references = [first_box(r) for r in pairs[1]]
-    kept = [(first_box(p), r) for p, r in zip(pairs[0], references, strict=True) if r is not None]
-    predictions, boxes = [p for p, _ in kept], [r for _, r in kept]
-    return {"accuracy_iou50": accuracy_iou50(predictions, boxes), "unparsed": predictions.count(None) / len(boxes)}
+    predictions = [first_box(p) for p in pairs[0]]
+    references = [_true_box(r) for r in pairs[1]]
+    return {
+        "accuracy_iou50": accuracy_iou50(predictions, references),
+        "unparsed": predictions.count(None) / len(references),
+    }
 
 
 def _score_ocr(pairs: Pairs) -> dict[str, float]:
@@ -92,17 +104,37 @@ def score(task: str, predictions: Sequence[Content], references: Sequence[Conten
     return _SCORERS[task]((predictions, references))
 
 
+def summary_lines(scores: dict[str, Any]) -> list[str]:
+    """For the terminal: each task's main metric by language, and what guessing gets."""
+    lines = []
+    for task in TASKS:
+        groups = {language: scores[language][task] for language in scores if task in scores[language]}
+        if groups:
+            metric = MAIN_METRIC[task]
+            shown = "  ".join(f"{language} {group['scores'][metric]:.3f}" for language, group in groups.items())
+            guess = groups["all"]["best_constant"][metric]
+            lines.append(f"{task:17} {metric:15} {shown}  (constant answer {guess:.3f})")
+    return lines
+
+
 def best_constant(task: str, references: Sequence[Content]) -> dict[str, float]:
     """What one fixed answer to everything gets, chosen with the references in sight: the score of guessing.
 
-    The most frequent text (for captions the best of the ten most frequent), or the reference box that
-    overlaps most others.
+    Each metric has the best of the most frequent texts, or of the box that overlaps most others.
     """
+    tried = [score(task, [constant] * len(references), references) for constant in _constants(task, references)]
+    return {
+        metric: (min if metric in LOWER_IS_BETTER else max)(scores[metric] for scores in tried) for metric in tried[0]
+    }
+
+
+def _constants(task: str, references: Sequence[Content]) -> list[Content]:
+    """The answers worth repeating: boxes and quads differ everywhere, so texts are counted without them."""
     if task in ("referring", "grounding"):
-        boxes = [box for r in references if (box := first_box(r)) is not None]
-        best = max(boxes, key=lambda box: sum(iou(box, other) >= 0.5 for other in boxes))
-        return score(task, [(best,)] * len(references), references)
-    metric = MAIN_METRIC[task]
-    candidates = [content for content, _ in Counter(references).most_common(10)]
-    tried = [score(task, [candidate] * len(references), references) for candidate in candidates]
-    return max(tried, key=lambda scores: scores[metric])
+        boxes = [_true_box(r) for r in references]
+        return [(max(boxes, key=lambda box: sum(iou(box, other) >= 0.5 for other in boxes)),)]
+    if task == "ocr":
+        read = Counter(ocr_text(r) for r in references).most_common(CONSTANTS_TRIED)
+        return [(Ref(text),) for text, _ in read]
+    said = Counter(plain_text(r) for r in references).most_common(CONSTANTS_TRIED)
+    return [(Text(text),) for text, _ in said]

@@ -34,7 +34,8 @@ class Chat:
     dropped_turns: int = 0  # turns that the last prompt had no room for
 
     def __post_init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(self.seed)
+        device = self.model.language.embedding.weight.device
+        self._generator = torch.Generator(device).manual_seed(self.seed)
 
     def ask(self, question: str, pictures: Sequence[ImageSource] = ()) -> Iterator[str]:
         """The answer's text as it comes, markup tags included; kept in the history when it is complete.
@@ -59,8 +60,9 @@ class Chat:
             generator=self._generator,
         )
         for token in ids:
-            answer += (piece := decoder.push(token))
-            yield piece
+            if token < self.tokenizer.vocab_size:
+                answer += (piece := decoder.push(token))
+                yield piece
         answer += (rest := decoder.flush())
         yield rest
         self.pictures += shown
@@ -108,6 +110,16 @@ def stop_ids(tokenizer: Tokenizer) -> set[int]:
     return {tokenizer.special.endoftext, tokenizer.special.im_end, tokenizer.special.im_start}
 
 
+def answer_content(ids: Sequence[int], tokenizer: Tokenizer) -> Content:
+    """Whatever a model said, as markup.
+
+    Unlike Tokenizer.decode this takes any ids: a model may begin an image that never ends, or say a row of
+    the embedding that stands for no token (left out).
+    """
+    known = (tokenizer.token_bytes(i) for i in ids if i < tokenizer.vocab_size)
+    return parse_markup(b"".join(known).decode("utf-8", "replace"))
+
+
 @dataclass(frozen=True)
 class QwenVLWithTokenizer:
     """A loaded checkpoint folder: what `qvl.load` gives."""
@@ -127,7 +139,7 @@ class QwenVLWithTokenizer:
         [ids] = generate(
             self.model, [rendered.input_ids], pixels, max_new_tokens=256, stop_ids=stop_ids(self.tokenizer)
         )
-        return parse_markup(self.tokenizer.decode(ids))
+        return answer_content(ids, self.tokenizer)
 
 
 def load(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVLWithTokenizer:

@@ -153,8 +153,11 @@ def _line(one: Answer) -> str:
 
 def read_predictions(path: Path) -> dict[str, Content]:
     """Sample id -> predicted content, from a predictions.jsonl."""
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {line["id"]: from_json(line["prediction"]) for line in lines}
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["id"]: from_json(line["prediction"]) for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no readable predictions ({error}); run `qvl evaluate` again") from error
 
 
 def question_of(sample: Sample) -> str:

@@ -16,6 +16,7 @@ from qvl.data.sample import TASKS
 from qvl.errors import RecipeError
 
 PARTS = ("vision", "adapter", "language")
+Settings = typing.TypeVar("Settings")
 OBJECTIVES = ("dense", "next_token")
 OPTIMIZERS = ("adamw", "muon")
 
@@ -102,15 +103,24 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises RecipeError for a missing file, wrong TOML, an unknown key (with the near miss), a missing key,
     or a value of the wrong type or range.
     """
+    raw = _read_toml(path)
+    for override in overrides or []:
+        _apply_override(raw, override)
+    return _build(Recipe, raw, "")
+
+
+def read_settings(cls: type[Settings], path: Path) -> Settings:
+    """Any dataclass of settings from a TOML file, as strictly as a recipe."""
+    return typing.cast(Settings, _build(cls, _read_toml(path), ""))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe; the project's own are under recipes/") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides or []:
-        _apply_override(raw, override)
-    return _build(Recipe, raw, "")
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

@@ -17,13 +17,13 @@ from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, box_f
 # Shares of the samples that a world writes; a recipe's mixture weighs them anew.
 TASK_SHARES = {
     "caption": 0.16,
-    "vqa": 0.26,
-    "grounding": 0.05,
-    "referring": 0.14,
-    "grounded_caption": 0.06,
-    "region_caption": 0.06,
-    "ocr": 0.15,
-    "text": 0.06,
+    "vqa": 0.22,
+    "grounding": 0.04,
+    "referring": 0.12,
+    "grounded_caption": 0.04,
+    "region_caption": 0.05,
+    "ocr": 0.13,
+    "text": 0.18,
     "dialogue": 0.06,
 }
 # How often each family of questions is asked: open ones more than those that guessing gets right.
@@ -193,9 +193,9 @@ def _described(scene: Scene) -> list[tuple[str, Box]]:
 
 
 def _text(rng: random.Random, scenes: list[Scene]) -> list[Turn]:
-    """The scene in words, then two tasks on it: what a language model can learn before it sees."""
+    """The scene in words, then tasks on it: what a language model can learn before it sees."""
     scene = scenes[0]
-    chosen = [rng.choices(("vqa", "referring", "caption"), (0.6, 0.25, 0.15))[0] for _ in range(3)]
+    chosen = rng.choices(("vqa", "referring", "caption"), (0.65, 0.2, 0.15), k=6)
     content = list(describe(scene, boxes="referring" in chosen))
     for task in chosen:
         user, assistant = _TURNS[task](rng, scenes)

@@ -1,0 +1,7 @@
+"""python -m qvl."""
+
+import sys
+
+from qvl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,202 @@
+"""`qvl VERB`: flags -> one call. The only file with imports inside functions, so that --help is quick."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qvl.errors import QvlError, UsageError
+
+TINY_RECIPES = Path("recipes/tiny")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, an error's own (see qvl.errors), or 130 after Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = args.run
+    try:
+        run(args)
+    except QvlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or error}: {error.strerror}", file=sys.stderr)
+        return QvlError.exit_code
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every verb and flag."""
+    parser = argparse.ArgumentParser(prog="qvl", description="Qwen-VL, end to end: data, training, evaluation, chat.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    demo = _verb(verbs, "demo", _demo, "the whole recipe at laptop size: data, stages, evaluation, report")
+    demo.add_argument("--recipes", type=Path, default=TINY_RECIPES, help="folder with world.toml and the stages")
+    demo.add_argument("--out", type=Path, default=Path("runs/tiny"))
+
+    world = _verb(verbs, "world", _world, "write samples of the tiny world: train and held-out test")
+    world.add_argument("--out", type=Path, required=True)
+    world.add_argument("--seed", type=int, default=7)
+    world.add_argument("--train", type=int, default=24000, help="samples (24000)")
+    world.add_argument("--test", type=int, default=1600, help="held-out samples (1600)")
+    world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
+    world.add_argument("--workers", type=int, help="processes (one per core)")
+
+    data = verbs.add_parser("data", help="make and check training data")
+    tools = data.add_subparsers(title="tools", required=True, metavar="TOOL")
+    ocr = _verb(tools, "ocr", _data_ocr, "PDF files and web pages -> OCR samples with quads")
+    ocr.add_argument("inputs", nargs="+", help="PDF or HTML files, folders of them, or addresses")
+    ocr.add_argument("--out", type=Path, required=True)
+    ocr.add_argument("--mode", choices=("page", "crop"), default="page", help="whole pages, or a few words each")
+    ocr.add_argument("--allow-network", action="store_true", help="pages may load from the network")
+    ocr.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+    lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
+    lint.add_argument("split", type=Path)
+
+    train = _verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
+    train.add_argument("recipe", type=Path)
+    train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--device", default="cpu")
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
+    evaluate.add_argument("model", type=Path, help="checkpoint folder")
+    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
+    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
+    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
+    evaluate.add_argument("--device", default="cpu")
+
+    report = _verb(verbs, "report", _report, "one self-contained HTML page about a run")
+    report.add_argument("run_dir", type=Path)
+    report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
+
+    chat = _verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
+    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
+    chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
+    chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
+    chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
+    chat.add_argument("--temperature", type=float, default=0.0)
+    chat.add_argument("--system", help="the system text")
+    chat.add_argument("--device", default="cpu")
+
+    convert = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
+    convert.add_argument("model", type=Path)
+    convert.add_argument("out", type=Path)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from qvl.demo import run_demo
+
+    run_demo(args.recipes, args.out)
+
+
+def _world(args: argparse.Namespace) -> None:
+    from qvl.data.world.build import WorldConfig, write_world
+
+    config = WorldConfig(args.seed, args.train, args.test, args.photos)
+    for split, counts in write_world(args.out, config, args.workers).items():
+        tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())
+        print(f"{args.out / split}: {counts.total()} samples ({tasks})")
+
+
+def _data_ocr(args: argparse.Namespace) -> None:
+    from qvl.data.ocr.build import build_ocr
+
+    report = build_ocr(
+        args.inputs, args.out, mode=args.mode, allow_network=args.allow_network, overwrite=args.overwrite
+    )
+    print(report.summary())
+
+
+def _data_lint(args: argparse.Namespace) -> None:
+    from qvl.data.lint import lint_split
+    from qvl.errors import DataError
+
+    report = lint_split(args.split)
+    print(report.summary())
+    if not report.ok:
+        raise DataError(f"{args.split}: {report.faulty} of {report.samples} samples break a rule")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from qvl.train.trainer import run_recipe
+
+    stage_dir = run_recipe(args.recipe, args.set, args.out, _device(args.device))
+    print(f"checkpoint: {stage_dir / 'checkpoint'}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from qvl.evaluate.runner import evaluate
+    from qvl.evaluate.scoring import summary_lines
+    from qvl.generate.chat import load
+
+    loaded = load(args.model, device=_device(args.device))
+    scores = evaluate(loaded.model, loaded.tokenizer, args.data, args.out, limit=args.limit)
+    print("\n".join(summary_lines(scores)))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from qvl.evaluate.report import write_report
+
+    print(write_report(args.run_dir, args.data or [args.run_dir / "world" / "test"]))
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from qvl.generate.chat import load
+    from qvl.generate.sampling import SamplingConfig
+    from qvl.generate.terminal import ask_once, converse
+
+    loaded = load(args.model or _default_model(), device=_device(args.device))
+    chat = loaded.chat(system=args.system, sampling=SamplingConfig(args.temperature))
+    if args.ask is not None:
+        ask_once(chat, args.ask, args.image, args.save)
+    else:
+        converse(chat, args.image, args.save)
+
+
+def _default_model() -> Path:
+    """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
+    from importlib import resources
+
+    found = sorted(Path("runs").glob("*/sft/checkpoint/config.json"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return found[-1].parent
+    shipped = Path(str(resources.files("qvl.assets") / "tiny"))
+    if (shipped / "config.json").exists():
+        return shipped
+    raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
+
+
+def _device(name: str) -> str:
+    """The device's name if tensors can live there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
+    return name
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from qvl.checkpoint.convert import convert_bin
+
+    for path in convert_bin(args.model, args.out):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

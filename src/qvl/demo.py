@@ -1,0 +1,97 @@
+"""The whole recipe at laptop size, in one go: world, documents, stages, evaluation, report."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from qvl.checkpoint import load_model
+from qvl.data.ocr.build import build_ocr, bundled_documents
+from qvl.data.world.build import WorldConfig, write_dense, write_world
+from qvl.errors import MissingDependencyError
+from qvl.evaluate.report import write_report
+from qvl.evaluate.runner import evaluate
+from qvl.evaluate.scoring import summary_lines
+from qvl.model.config import PRESETS
+from qvl.text.tokenizer import Tokenizer
+from qvl.train.recipe import load_recipe, read_settings
+from qvl.train.trainer import run_recipe
+
+WORLD_NAME = "world.toml"
+MAX_FOUND_DOCUMENTS = 3
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much data, which stages in which order, and after which of them the held-out split is answered."""
+
+    seed: int
+    train: int
+    test: int
+    dense: int
+    stages: tuple[str, ...]
+    evaluate_after: tuple[str, ...]
+    evaluate_limit: int  # samples per task and language
+
+
+def run_demo(recipes: Path, out: Path) -> None:
+    """Run every step that is not finished yet; prints how to open the report and the chat."""
+    start = time.perf_counter()
+    config = read_settings(DemoConfig, recipes / WORLD_NAME)
+    for stage in config.stages:
+        load_recipe(recipes / f"{stage}.toml")  # a wrong recipe ends the run before it begins
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("world", partial(_write_world, config, out)),
+        ("documents", partial(_read_documents, out)),
+    ]
+    for stage in config.stages:
+        steps.append((stage, partial(_train, recipes, stage, out)))
+        if stage in config.evaluate_after:
+            steps.append((f"answers-after-{stage}", partial(_evaluate, config, out, stage)))
+    for name, work in steps:
+        done = out / "finished" / name
+        if done.exists():
+            continue
+        print(f"[{(time.perf_counter() - start) / 60:4.1f} min] {name}", flush=True)
+        work()
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+    report = write_report(out, [out / "world" / "test"])
+    minutes = (time.perf_counter() - start) / 60
+    print(f"\nDone in {minutes:.1f} minutes.\n  report: open {report.resolve()} in a browser")
+    print(f"  chat:   .venv/bin/qvl chat {out / config.stages[-1] / 'checkpoint'} --image PICTURE.png")
+
+
+def _write_world(config: DemoConfig, out: Path) -> None:
+    write_world(out / "world", WorldConfig(config.seed, config.train, config.test))
+    vision = PRESETS["tiny"].vision
+    write_dense(out / "dense", config.seed, config.dense, vision.grid)
+
+
+def _read_documents(out: Path) -> None:
+    """Crops of the bundled pages and of documents found on this machine, as OCR samples for stage 2."""
+    documents = [*bundled_documents(), *found_documents()]
+    try:
+        report = build_ocr(documents, out / "documents", mode="crop", overwrite=True)
+    except MissingDependencyError as error:
+        print(f"  left out: {error}")
+        return
+    print("  " + report.summary().replace("\n", "\n  "))
+
+
+def found_documents() -> list[Path]:
+    """A few PDF files of the system's own documentation, in a fixed order."""
+    return sorted(Path("/usr/share/doc").rglob("*.pdf"))[:MAX_FOUND_DOCUMENTS]
+
+
+def _train(recipes: Path, stage: str, out: Path) -> None:
+    run_recipe(recipes / f"{stage}.toml", None, out)
+
+
+def _evaluate(config: DemoConfig, out: Path, stage: str) -> None:
+    model = load_model(out / stage / "checkpoint")
+    tokenizer = Tokenizer.from_dir(out / stage / "checkpoint")
+    splits = [out / "world" / "test"]
+    scores = evaluate(model, tokenizer, splits, out / stage / "eval", limit=config.evaluate_limit)
+    print("\n".join(summary_lines(scores)))

@@ -1,0 +1,134 @@
+"""Held-out pictures as HTML: what the model said beside what is true, boxes drawn over the picture."""
+
+import base64
+import html
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qvl import images
+from qvl.data.sample import LANGUAGES, Sample, read_split
+from qvl.evaluate.metrics.grounding import iou
+from qvl.evaluate.runner import asked_content
+from qvl.evaluate.scoring import TASKS, first_box, ocr_text, plain_text
+from qvl.text.markup import GRID, Box, Content, Quad, Ref, Text
+
+PER_LANGUAGE = 4  # pictures of each task
+PICTURE_SIDE = 224
+STYLE = """
+.gallery { display: flex; flex-wrap: wrap; gap: 1.2rem 1rem } figure { margin: 0; width: 224px; font-size: 13px }
+.picture { position: relative; line-height: 0; margin-bottom: .3rem }
+.picture img, .picture svg { width: 224px; height: 224px; border-radius: 4px }
+.picture svg { position: absolute; left: 0; top: 0 }
+polygon { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2 }
+.model { stroke: #ff2d95 } .truth { stroke: #fff; stroke-dasharray: 5 4 } .asked { stroke: #ffd60a; stroke-width: 3 }
+.under { stroke: #000; stroke-width: 3.5; opacity: .55 }
+figcaption { overflow-wrap: anywhere } .said { display: block } .right { color: #1b7f3b; font-weight: 600 }
+.true, .stage { color: #5b6675 } .swatch { padding: 0 .5em; border-radius: 3px; background: #3c4654 }
+"""
+LEGEND = (
+    "The first of the split, not chosen. Boxes: "
+    '<span class="swatch" style="color:#ff2d95">solid: the model</span> '
+    '<span class="swatch" style="color:#fff">dashed: true</span> '
+    '<span class="swatch" style="color:#ffd60a">yellow: asked about</span>. Right answers are green.'
+)
+
+Predictions = dict[str, Content]  # sample id -> what was said
+
+
+def gallery_html(split_dirs: Sequence[Path], by_stage: dict[str, Predictions]) -> str:
+    """Pictures by task that the last stage of `by_stage` answered; boxes are the last stage's, texts everyone's."""
+    last = list(by_stage)[-1]
+    chosen = _choose(split_dirs, by_stage[last])
+    parts = [f'<h2>Held-out pictures after {html.escape(last)}</h2><p class="note">{LEGEND}</p>']
+    for task in TASKS:
+        shown = [sample for language in LANGUAGES for sample in chosen[task, language]]
+        if shown:
+            figures = "".join(figure_html(sample, by_stage) for sample in shown)
+            parts.append(f'<h3>{task}</h3><div class="gallery">{figures}</div>')
+    return "".join(parts)
+
+
+def _choose(split_dirs: Sequence[Path], predictions: Predictions) -> dict[tuple[str, str], list[Sample]]:
+    chosen: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for split_dir in split_dirs:
+        for sample in read_split(split_dir):
+            group = chosen[sample.task, sample.language]
+            if sample.id in predictions and sample.images and len(group) < PER_LANGUAGE:
+                group.append(sample)
+    return chosen
+
+
+def figure_html(sample: Sample, by_stage: dict[str, Predictions]) -> str:
+    """One sample: its pictures (boxes on the last), the question, what each stage said, the truth."""
+    reference = sample.turns[-1].content
+    last = list(by_stage)[-1]
+    overlay = _overlay(by_stage[last][sample.id], reference, asked_content(sample))
+    pictures = [_picture(data, "") for data in sample.images[:-1]] + [_picture(sample.images[-1], overlay)]
+    said = "".join(
+        f'<span class="said {_verdict(sample.task, told, reference)}"><span class="stage">{html.escape(stage)}:</span> '
+        f"{_said(told, reference)}</span>"
+        for stage, predictions in by_stage.items()
+        if (told := predictions.get(sample.id)) is not None
+    )
+    return (
+        f"<figure>{''.join(pictures)}<figcaption>{_words(asked_content(sample))}{said}"
+        f'<span class="said true">true: {_words(reference) or "the dashed box"}</span></figcaption></figure>'
+    )
+
+
+def _picture(encoded: bytes, overlay: str) -> str:
+    picture = images.load(encoded).resize((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<div class="picture"><img alt="" src="data:image/jpeg;base64,{data}">{overlay}</div>'
+
+
+def _overlay(prediction: Content, reference: Content, asked: Content) -> str:
+    shapes = [*_polygons(asked, "asked"), *_polygons(reference, "truth"), *_polygons(prediction, "model")]
+    return f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none">{"".join(shapes)}</svg>' if shapes else ""
+
+
+def _polygons(content: Content, kind: str) -> Iterable[str]:
+    """Every box and quad in its kind's line, over a dark one so that it shows on any picture."""
+    for segment in content:
+        if isinstance(segment, Box):
+            x1, y1, x2, y2 = segment.as_tuple
+            corners: tuple[int, ...] = (x1, y1, x2, y1, x2, y2, x1, y2)
+        elif isinstance(segment, Quad):
+            corners = segment.as_tuple
+        else:
+            continue
+        points = " ".join(map(str, corners))
+        yield f'<polygon class="under" points="{points}"/><polygon class="{kind}" points="{points}"/>'
+
+
+def _said(prediction: Content, reference: Content) -> str:
+    """The words; for an answer that is a box, how well it fits."""
+    if words := _words(prediction):
+        return words
+    box, true = first_box(prediction), first_box(reference)
+    return f"IoU {iou(box, true):.2f}" if box and true else "(nothing)"
+
+
+def _words(content: Content) -> str:
+    """Texts and phrases, boxes left out since they are drawn."""
+    parts = [
+        f"<b>{html.escape(s.text)}</b> " if isinstance(s, Ref) else html.escape(s.text)
+        for s in content
+        if isinstance(s, Text | Ref)
+    ]
+    return "".join(parts).strip()
+
+
+def _verdict(task: str, prediction: Content, reference: Content) -> str:
+    true = first_box(reference)
+    if task in ("referring", "grounding") and true is not None:
+        box = first_box(prediction)
+        right = box is not None and iou(box, true) >= 0.5
+    else:
+        read = ocr_text if task == "ocr" else plain_text
+        right = read(prediction) == read(reference)
+    return "right" if right else ""

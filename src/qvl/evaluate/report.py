@@ -1,0 +1,163 @@
+"""One self-contained HTML page about a run: curves, scores after each stage, a gallery of held-out pictures."""
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvl.data.sample import LANGUAGES
+from qvl.errors import DataError, UsageError
+from qvl.evaluate import gallery
+from qvl.evaluate.curves import curve_svg
+from qvl.evaluate.runner import PREDICTIONS_NAME, SCORES_NAME, read_predictions
+from qvl.evaluate.scoring import MAIN_METRIC, TASKS
+
+STYLE = """
+body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "WenQuanYi Zen Hei", sans-serif; margin: 2rem auto;
+  max-width: 1080px; padding: 0 1rem; color: #1c2430; background: #fff }
+h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d8dee8; padding-bottom: .3rem }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e8ef }
+th { text-align: left; font-weight: 600 } th.number, td.number { text-align: right; white-space: nowrap }
+td.number { font-variant-numeric: tabular-nums } td.guess { color: #7a8596 }
+tr.main td { font-weight: 600 } .curves { display: flex; flex-wrap: wrap; gap: 1rem } .note { color: #5b6675 }
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's folder: its recipe, its log, and its scores where it was evaluated."""
+
+    name: str
+    recipe: dict[str, Any]
+    log: list[dict[str, Any]]
+    scores: dict[str, Any] | None
+
+
+def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """RUN/report.html from what lies in the run's folder. UsageError when nothing was trained there."""
+    stages = read_stages(run_dir)
+    evaluated = [stage for stage in stages if stage.scores]
+    parts = [_summary(stages), _curves(stages)]
+    if evaluated:
+        parts.append(_scores(evaluated))
+        answered = {stage.name: _predictions(run_dir, stage) for stage in evaluated}
+        parts.append(gallery.gallery_html(split_dirs, answered))
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>qvl: a run</title>'
+        f"<style>{STYLE}{gallery.STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+    out = out or run_dir / "report.html"
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def read_stages(run_dir: Path) -> list[Stage]:
+    """The run's stages in the order in which they ran; one that has not made a step yet is left out."""
+    path = run_dir / "run.json"
+    if not path.exists():
+        raise UsageError(f"{run_dir}: no run here (run.json is missing); train first: qvl train RECIPE")
+    stages = [_read_stage(run_dir / name, name) for name in _read_json(path)["stages"]]
+    if not (begun := [stage for stage in stages if stage.log]):
+        raise UsageError(f"{run_dir}: no stage of this run has made a step yet")
+    return begun
+
+
+def _read_stage(folder: Path, name: str) -> Stage:
+    scores_path = folder / "eval" / SCORES_NAME
+    scores = _read_json(scores_path) if scores_path.exists() else None
+    return Stage(name, _read_json(folder / "recipe.json"), read_log(folder / "log.jsonl"), scores)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The steps that were logged; empty before the first. A killed run may leave half a line at the end."""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); run the stage again") from error
+    return value
+
+
+def _predictions(run_dir: Path, stage: Stage) -> gallery.Predictions:
+    return read_predictions(run_dir / stage.name / "eval" / PREDICTIONS_NAME)
+
+
+def _summary(stages: list[Stage]) -> str:
+    rows = []
+    for stage in stages:
+        last, first = stage.log[-1], stage.log[0]
+        seen = sum(line["samples"] for line in stage.log)
+        rows.append(
+            f"<tr><td>{html.escape(stage.name)}</td><td>{html.escape(stage.recipe['about'])}</td>"
+            f"<td>{', '.join(stage.recipe['trains'])}</td>"
+            + _number(f"{len(stage.log):,}")
+            + _number(f"{seen:,}")
+            + _number(f"{last['elapsed_s'] / 60:.1f}")
+            + _number(f"{last['samples_per_s']:.0f}")
+            + _number(f"{first['loss']:.2f} → {_recent(stage.log):.2f}")
+            + "</tr>"
+        )
+    heads = ("stage", "what", "trains", "steps", "samples", "minutes", "samples/s", "loss")
+    return f"<h1>A tiny Qwen-VL, from nothing</h1><h2>The run</h2>{_table(heads, rows)}"
+
+
+def _recent(log: list[dict[str, Any]]) -> float:
+    """Mean loss of the last tenth."""
+    tail = log[-max(1, len(log) // 10) :]
+    return float(sum(line["loss"] for line in tail) / len(tail))
+
+
+def _curves(stages: list[Stage]) -> str:
+    figures = [curve_svg(stage.name, [(line["step"], line["loss"]) for line in stage.log], "loss") for stage in stages]
+    rates = [curve_svg(stage.name, [(line["step"], line["lr"]) for line in stage.log], "lr") for stage in stages]
+    return (
+        '<h2>Curves</h2><p class="note">Loss per step (thin) and its running mean (thick); below, the learning '
+        f'rate.</p><div class="curves">{"".join(figures)}</div><div class="curves">{"".join(rates)}</div>'
+    )
+
+
+def _scores(evaluated: list[Stage]) -> str:
+    """One row per task and metric; of each stage a column per language, and what guessing gets."""
+    rows = []
+    for task in TASKS:
+        groups = [[(stage.scores or {}).get(language, {}).get(task) for language in LANGUAGES] for stage in evaluated]
+        metrics = dict.fromkeys(m for stage in groups for group in stage if group for m in group["scores"])
+        for metric in metrics:
+            cells = [_score_cell(group, "scores", metric) for stage in groups for group in stage]
+            cells += [_score_cell(group, "best_constant", metric) for group in groups[-1]]
+            cells += [_number(str(group["samples"]) if group else "") for group in groups[-1]]
+            main = ' class="main"' if metric == MAIN_METRIC[task] else ""
+            rows.append(f"<tr{main}><td>{task}</td><td>{metric}</td>{''.join(cells)}</tr>")
+    columns = (*(f"after {stage.name}" for stage in evaluated), "best constant", "samples")
+    heads = "".join(f'<th class="number" colspan="{len(LANGUAGES)}">{html.escape(c)}</th>' for c in columns)
+    languages = "".join(f'<th class="number">{language}</th>' for _ in columns for language in LANGUAGES)
+    return (
+        '<h2>Scores on held-out data</h2><p class="note">The best constant is what the best fixed answer to '
+        "everything would get: the score of guessing. Shares are in percent, cider is times 100; edit_distance and "
+        "unparsed are better when lower.</p>"
+        f"<table><thead><tr><th></th><th></th>{heads}</tr><tr><th>task</th><th>metric</th>{languages}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _score_cell(group: dict[str, Any] | None, kind: str, metric: str) -> str:
+    value = group[kind].get(metric) if group else None
+    style = "number guess" if kind == "best_constant" else "number"
+    if value is None:
+        return _number("", style)
+    return _number(f"{value:.1f}" if metric == "cider" else f"{100 * value:.1f}", style)
+
+
+def _table(heads: Sequence[str], rows: list[str]) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _number(text: str, kind: str = "number") -> str:
+    return f'<td class="{kind}">{html.escape(text)}</td>'

@@ -33,6 +33,20 @@ def test_grounded_captions_are_compared_without_their_boxes() -> None:
     assert score("grounded_caption", grounded, plain) == score("grounded_caption", plain, plain)
 
 
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ((Ref("green square"), Box(100, 100, 310, 310)), True),
+        ((Ref("green square"), Box(600, 600, 900, 900)), False),
+        ((Ref("green square"),), False),
+        ((Ref("red square"), Box(100, 100, 310, 310)), False),
+    ],
+)
+def test_repeating_the_question_is_no_answer_to_where(answer: Content, right: bool) -> None:
+    reference: Content = (Ref("green square"), Box(100, 100, 300, 300))
+    assert score("dialogue", [answer], [reference])["last_answer_accuracy"] == float(right)
+
+
 def test_a_missing_box_is_wrong_and_counted() -> None:
     box = Box(0, 0, 500, 500)
     assert score("referring", [(box,), said("left")], [(box,), (box,)]) == {"accuracy_iou50": 0.5, "unparsed": 0.5}

@@ -105,7 +105,7 @@ def test_a_broken_picture_leaves_the_conversation_as_it_was(
     say(chat, "one", [RED])
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
-    with pytest.raises(ImageError, match="broken.png"):
+    with pytest.raises(ImageError, match=r"broken\.png"):
         say(chat, "two", [BLUE, broken])
     assert (len(chat.turns), len(chat.pictures), len(prompts)) == (2, 1, 1)
 
@@ -121,6 +121,17 @@ def test_boxes_of_the_answer_are_drawn_on_the_newest_picture(
     assert drawn is not None
     assert drawn.size == BLUE.size
     assert drawn.tobytes() != BLUE.tobytes()
+
+
+def test_a_question_that_names_a_picture_gets_its_boxes_there(
+    loaded: QwenVLWithTokenizer, prompts: list[dict[str, Any]]
+) -> None:
+    chat = loaded.chat()
+    for question, size in (("图1中，红圆在哪里？", RED.size), ("in Picture 2?", BLUE.size), ("picture 9?", BLUE.size)):
+        say(chat, question, [] if chat.pictures else [RED, BLUE])
+        drawn = chat.draw_last_answer()
+        assert drawn is not None
+        assert drawn.size == size
 
 
 def test_reset_forgets_everything(loaded: QwenVLWithTokenizer, prompts: list[dict[str, Any]]) -> None:

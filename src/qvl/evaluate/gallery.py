@@ -11,7 +11,8 @@ from qvl import images
 from qvl.data.sample import LANGUAGES, Sample, read_split
 from qvl.evaluate.metrics.grounding import iou
 from qvl.evaluate.runner import asked_content
-from qvl.evaluate.scoring import TASKS, first_box, ocr_text, plain_text
+from qvl.evaluate.scoring import MAIN_METRIC, TASKS, first_box, score
+from qvl.generate.chat import picture_meant
 from qvl.text.markup import GRID, Box, Content, Quad, Ref, Text
 
 PER_LANGUAGE = 4  # pictures of each task
@@ -61,11 +62,12 @@ def _choose(split_dirs: Sequence[Path], predictions: Predictions) -> dict[tuple[
 
 
 def figure_html(sample: Sample, by_stage: dict[str, Predictions]) -> str:
-    """One sample: its pictures (boxes on the last), the question, what each stage said, the truth."""
+    """One sample: its pictures (boxes on the one asked about), the question, what each stage said, the truth."""
     reference = sample.turns[-1].content
     last = list(by_stage)[-1]
     overlay = _overlay(by_stage[last][sample.id], reference, asked_content(sample))
-    pictures = [_picture(data, "") for data in sample.images[:-1]] + [_picture(sample.images[-1], overlay)]
+    meant = picture_meant(asked_content(sample), len(sample.images))
+    pictures = [_picture(data, overlay if i == meant else "") for i, data in enumerate(sample.images)]
     said = "".join(
         f'<span class="said {_verdict(sample.task, told, reference)}"><span class="stage">{html.escape(stage)}:</span> '
         f"{_said(told, reference)}</span>"
@@ -124,11 +126,6 @@ def _words(content: Content) -> str:
 
 
 def _verdict(task: str, prediction: Content, reference: Content) -> str:
-    true = first_box(reference)
-    if task in ("referring", "grounding") and true is not None:
-        box = first_box(prediction)
-        right = box is not None and iou(box, true) >= 0.5
-    else:
-        read = ocr_text if task == "ocr" else plain_text
-        right = read(prediction) == read(reference)
-    return "right" if right else ""
+    """Right by the task's main metric; captions, whose metric is of the whole set, by their words."""
+    metric = MAIN_METRIC[task] if MAIN_METRIC[task] != "cider" else "exact_match"
+    return "right" if score(task, [prediction], [reference])[metric] == 1 else ""

@@ -57,7 +57,7 @@ def evaluate(
     answers = list(answer(model, tokenizer, samples, batch_size, max_new_tokens))
     scores = score_answers(answers)
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write(out_dir / PREDICTIONS_NAME, "".join(_line(a) for a in answers))
+    _write(out_dir / PREDICTIONS_NAME, "".join(prediction_line(a) for a in answers))
     _write(out_dir / SCORES_NAME, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
     return scores
 
@@ -139,7 +139,7 @@ def _rounded(scores: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in scores.items()}
 
 
-def _line(one: Answer) -> str:
+def prediction_line(one: Answer) -> str:
     record = {
         "id": one.sample.id,
         "task": one.sample.task,

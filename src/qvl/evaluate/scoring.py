@@ -55,6 +55,18 @@ def _score_vqa(pairs: Pairs) -> dict[str, float]:
     return {"vqa_accuracy": vqa_accuracy(*_texts(pairs))}
 
 
+def _score_dialogue(pairs: Pairs) -> dict[str, float]:
+    right = sum(same_answer(p, r) for p, r in zip(*pairs, strict=True))
+    return {"last_answer_accuracy": right / len(pairs[1])}
+
+
+def same_answer(prediction: Content, reference: Content) -> bool:
+    """The same words, and where the reference has a box one that overlaps it: its phrase only repeats the question."""
+    if not vqa_accuracy([plain_text(prediction)], [plain_text(reference)]):
+        return False
+    return (true := first_box(reference)) is None or bool(accuracy_iou50([first_box(prediction)], [true]))
+
+
 def _score_box(pairs: Pairs) -> dict[str, float]:
     predictions = [first_box(p) for p in pairs[0]]
     references = [_true_box(r) for r in pairs[1]]
@@ -81,7 +93,7 @@ _SCORERS: dict[str, Callable[[Pairs], dict[str, float]]] = {
     "grounded_caption": _score_caption,
     "region_caption": _score_caption,
     "vqa": _score_vqa,
-    "dialogue": _score_vqa,
+    "dialogue": _score_dialogue,
     "referring": _score_box,
     "grounding": _score_box,
     "ocr": _score_ocr,
@@ -92,7 +104,7 @@ MAIN_METRIC = {
     "grounded_caption": "cider",
     "region_caption": "cider",
     "vqa": "vqa_accuracy",
-    "dialogue": "vqa_accuracy",
+    "dialogue": "last_answer_accuracy",
     "referring": "accuracy_iou50",
     "grounding": "accuracy_iou50",
     "ocr": "exact_match",

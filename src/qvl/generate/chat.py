@@ -1,5 +1,6 @@
 """A conversation about pictures: history, streaming, and answers as markup whose boxes can be drawn."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from qvl.model.qwen_vl import QwenVL
 from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
 from qvl.text.tokenizer import StreamDecoder, Tokenizer
+
+_NAMED_PICTURE = re.compile(r"(?:\bpicture |图 ?)(\d+)", re.IGNORECASE)
 
 
 @dataclass
@@ -79,11 +82,11 @@ class Chat:
         self.pictures.clear()
 
     def draw_last_answer(self) -> PILImage.Image | None:
-        """The newest picture with the last answer's boxes on it; None without a picture or a box."""
+        """The picture that was asked about with the last answer's boxes on it; None without a picture or a box."""
         answer = self.last_answer
         if not self.pictures or not any(isinstance(segment, Box | Quad) for segment in answer):
             return None
-        return images.draw_boxes(self.pictures[-1], answer)
+        return images.draw_boxes(self.pictures[picture_meant(self.turns[-2][1], len(self.pictures))], answer)
 
     def _prompt(self, pictures: list[PILImage.Image], user: RoleTurn) -> tuple[list[int], list[PILImage.Image]]:
         """Token ids and the pictures in them; whole exchanges go, oldest first, until the rest has room."""
@@ -103,6 +106,15 @@ class Chat:
         weight = self.model.vision.conv1.weight
         size = self.model.config.vision.image_size
         return torch.stack([images.preprocess(picture, size) for picture in pictures]).to(weight)
+
+
+def picture_meant(question: Content, count: int) -> int:
+    """Which of `count` pictures a question is about, from 0: the one it names ("picture 2", "图2"), else the newest."""
+    for segment in question:
+        if isinstance(segment, Text) and (match := _NAMED_PICTURE.search(segment.text)):
+            number = int(match[1])
+            return number - 1 if 1 <= number <= count else count - 1
+    return count - 1
 
 
 def stop_ids(tokenizer: Tokenizer) -> set[int]:

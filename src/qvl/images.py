@@ -22,7 +22,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 100_000_000  # a larger picture is refused from its header, before anything is decoded
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 LABEL_FONTS = ("wqy-zenhei.ttc", "wqy-microhei.ttc", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf")
-
 ImageSource = str | Path | bytes | PILImage.Image
 
 
@@ -36,14 +35,17 @@ def load(source: ImageSource) -> PILImage.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and large pictures; limits are ours
-            picture = _open(source)
-            _check_size(picture, name)
-            return picture.convert("RGB")
+            if isinstance(source, PILImage.Image):
+                return _to_rgb(source, name)
+            with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                return _to_rgb(picture, name)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such image file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: empty or not an image that can be read") from error
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+    except PILImage.DecompressionBombError as error:
+        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read; make it smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: broken or cut-short image ({error})") from error
 
 
@@ -56,7 +58,7 @@ def preprocess(source: ImageSource, size: int) -> Tensor:
 def normalize(pixels: Tensor) -> Tensor:
     """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, CLIP's mean and standard deviation."""
     scaled = pixels.permute(0, 3, 1, 2).float() / 255
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (MEAN, STD))
     return ((scaled - mean) / std).contiguous()
 
 
@@ -107,18 +109,13 @@ def _label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _open(source: ImageSource) -> PILImage.Image:
-    if isinstance(source, PILImage.Image):
-        return source
-    return PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-
-
-def _check_size(picture: PILImage.Image, name: str) -> None:
+def _to_rgb(picture: PILImage.Image, name: str) -> PILImage.Image:
     width, height = picture.size
     if min(width, height) < 1:
         raise ImageError(f"{name}: an image of {width}x{height} pixels holds nothing")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read; make it smaller")
+    return picture.convert("RGB")
 
 
 def _name(source: ImageSource) -> str:

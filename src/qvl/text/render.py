@@ -43,8 +43,8 @@ def render(
 ) -> Rendered | None:
     """Turns of a sample, with their supervision; None when not even the first exchange fits max_length.
 
-    A dialogue that is too long loses whole turns from its end (counted in dropped_turns), any other task
-    is never cut.
+    A dialogue ends with an answer to the user: what follows the last one that fits max_length is left out
+    and counted in dropped_turns. Any other task is never cut.
     """
     writer = _Writer(tokenizer, num_image_tokens)
     if task != DIALOGUE:
@@ -53,11 +53,13 @@ def render(
     writer.system(turns)
     best: Rendered | None = None
     spoken = [turn for turn in turns if turn[0] != "system"]
+    asked = False
     for place, (role, content) in enumerate(spoken):
         writer.turn(role, content)
         if max_length is not None and len(writer.ids) > max_length:
             break
-        if role == "assistant":
+        asked = asked or role == "user"
+        if asked and role == "assistant":
             best = writer.rendered(dropped_turns=len(spoken) - place - 1)
     return best
 

@@ -1,0 +1,157 @@
+"""The command line as a user meets it: one clear line for every mistake, and verbs that work together."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+
+import qvl
+from qvl import cli
+from qvl.cli import main
+from qvl.generate import terminal
+
+PRETRAIN = "recipes/tiny/pretrain.toml"
+
+
+def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert any(line.split()[:1] == ["chat"] for line in lines)
+
+
+def test_import_and_help_need_no_torch() -> None:
+    code = "import sys, qvl, qvl.cli; qvl.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_python_m_qvl_is_the_same_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qvl", "report", "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere: no run here")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["train", "no.toml"], 3, "no such recipe"),
+        (["train", PRETRAIN, "--set", "stepz=1"], 3, "did you mean 'steps'"),
+        (["train", PRETRAIN, "--device", "gpu"], 2, "--device gpu"),
+        (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "no *.parquet shard here"),
+        (["evaluate", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),
+        (["evaluate", "{model}", "--data", "{tmp}", "--out", "{tmp}"], 4, "no *.parquet shard"),
+        (["report", "{tmp}"], 2, "train first"),
+        (["chat", "{tmp}", "--ask", "hi"], 7, "config.json"),
+        (["chat", "{model}", "--ask", "hi", "--image", "no.png"], 5, "no.png: no such image file"),
+        (["chat", "{model}", "--ask", "hi", "--temperature", "-1"], 2, "temperature = -1.0"),
+        (["convert", "{tmp}", "{tmp}/out"], 7, "no pytorch_model*.bin"),
+        (["data", "lint", "{tmp}"], 4, "no *.parquet shard"),
+        (["data", "ocr", "no.pdf", "--out", "{tmp}/ocr"], 2, "no.pdf"),
+        (["world", "--out", "{tmp}", "--train", "0"], 2, "train = 0"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_every_mistake_is_one_line_and_its_own_exit_code(
+    argv: list[str], code: int, said: str, checkpoint_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"tmp": str(tmp_path), "model": str(checkpoint_dir)}
+    filled = [part.format(**places) if "{}" not in part else part for part in argv]
+    assert main(filled) == code
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    assert said in error[0]
+
+
+def test_a_folder_that_may_not_be_written_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint_dir: Path, split_dir: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    argv = ["evaluate", str(checkpoint_dir), "--data", str(split_dir), "--limit", "1", "--out", str(tmp_path / "taken")]
+    assert main(argv) == 1
+    assert f"error: {tmp_path / 'taken'}: File exists" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(run_dir: Path, split_dirs: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qvl.evaluate.report.write_report", interrupted)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_train_evaluate_report_and_chat_follow_each_other(
+    split_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of stage 1 on a handful of samples, then everything that a user does with a run."""
+    run = tmp_path / "runs" / "mine"
+    changes = ["init_from={}", "steps=2", "data.batch_rows=2", f"data.split_dirs=['{split_dir}']", "name='sft'"]
+    assert main(["train", PRETRAIN, "--out", str(run), *(x for c in changes for x in ("--set", c))]) == 0
+    checkpoint = str(run / "sft" / "checkpoint")
+    assert f"checkpoint: {checkpoint}" in capsys.readouterr().out
+    out = str(run / "sft" / "eval")
+    assert main(["evaluate", checkpoint, "--data", str(split_dir), "--out", out, "--limit", "1"]) == 0
+    assert "vqa_accuracy" in capsys.readouterr().out
+    assert main(["report", str(run), "--data", str(split_dir)]) == 0
+    assert Path(capsys.readouterr().out.strip()).stat().st_size > 10_000
+    monkeypatch.chdir(tmp_path)
+    assert main(["chat", "--ask", "hello"]) == 0, "without a folder the newest run answers"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / "red one.png", tmp_path / "blue.png"]
+    for path, colour in zip(paths, ("red", "blue"), strict=True):
+        PILImage.new("RGB", (64, 48), colour).save(path)
+    return [str(path) for path in paths]
+
+
+def test_a_conversation_in_the_terminal(
+    checkpoint_dir: Path,
+    pictures: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed = f"/image '{pictures[0]}'\nwhat?\n/image no.png\nand this?\n/reset\n\n/image {pictures[1]}\nnow?\n/quit\nx\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    chat = qvl.load(checkpoint_dir).chat(max_new_tokens=3)
+    terminal.converse(chat, [], tmp_path / "answer.png")
+    shown = capsys.readouterr().out
+    assert "error: no.png: no such image file" in shown, "a mistake does not end the conversation"
+    assert (len(chat.turns), len(chat.pictures)) == (2, 1), "only what came after /reset is left"
+
+
+def test_boxes_are_drawn_into_the_named_file(
+    checkpoint_dir: Path,
+    pictures: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chat = qvl.load(checkpoint_dir).chat()
+    ids = chat.tokenizer.encode_published("<ref>sun</ref><box>(100,100),(800,800)</box>")
+    monkeypatch.setattr("qvl.generate.chat.stream", lambda *args, **settings: iter(ids))
+    terminal.ask_once(chat, "where?", pictures[:1], tmp_path / "drawn.png")
+    assert f"boxes drawn: {tmp_path / 'drawn.png'}" in capsys.readouterr().out
+    with PILImage.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (64, 48)
+    with pytest.raises(qvl.QvlError, match=r"drawn\.what"):
+        terminal.ask_once(chat, "where?", [], tmp_path / "drawn.what")
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    assert len(qvl.__all__) <= 20
+    assert all(getattr(qvl, name) is not None for name in qvl.__all__)
+    code = "import qvl; qvl.images.preprocess; import qvl.checkpoint; qvl.checkpoint.load_model; qvl.Tokenizer.tiny()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = qvl.nothing
+    assert cli.TINY_RECIPES.is_dir()

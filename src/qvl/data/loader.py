@@ -31,6 +31,7 @@ class Batch:
     labels: Tensor  # (B, T) int64, IGNORE_INDEX where there is no loss
     document_ids: Tensor  # (B, T) int64, -1 at padding
     pixel_values: Tensor | None  # (N, 3, S, S) float32, in reading order of the rows
+    loss_weights: Tensor | None  # (B, T) float32, aligned with labels; None: every supervised token counts alike
     sample_ids: tuple[str, ...]  # in reading order, for tracing a batch to its rows
 
     @property
@@ -67,13 +68,14 @@ class Loader:
         batch_rows: int,
         row_length: int,
         packing: bool,
+        loss_by: str,
         image_size: int,
         num_image_tokens: int,
         seed: int,
     ) -> None:
         self.mixture = {task: weight for task, weight in sorted(mixture.items()) if weight > 0}
         self.batch_rows, self.row_length, self.packing = batch_rows, row_length, packing
-        self.image_size, self.seed = image_size, seed
+        self.loss_by, self.image_size, self.seed = loss_by, image_size, seed
         self.samples: list[Sample] = []
         self.rendered: list[Rendered] = []
         self.dropped: list[str] = []
@@ -152,6 +154,7 @@ class Loader:
         input_ids = np.zeros((len(rows), width), dtype=np.int64)
         labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
         document_ids = np.full((len(rows), width), -1, dtype=np.int64)
+        weights = np.zeros((len(rows), width), dtype=np.float32) if self.loss_by == "sample" else None
         pixels: list[Tensor] = []
         for r, row in enumerate(rows):
             start = 0
@@ -163,6 +166,9 @@ class Loader:
                 # Shifted inside the loss: the first token must not be the target of the document before.
                 labels[r, start] = IGNORE_INDEX
                 document_ids[r, start:end] = document
+                if weights is not None:
+                    supervised = int((labels[r, start:end] != IGNORE_INDEX).sum())
+                    weights[r, start:end] = 1 / max(supervised, 1)
                 pixels.extend(
                     images.preprocess(images.load(sample.images[k]), self.image_size) for k in rendered.image_indices
                 )
@@ -172,5 +178,6 @@ class Loader:
             torch.from_numpy(labels),
             torch.from_numpy(document_ids),
             torch.stack(pixels) if pixels else None,
+            torch.from_numpy(weights) if weights is not None else None,
             tuple(self.samples[i].id for row in rows for i in row),
         )

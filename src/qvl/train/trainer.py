@@ -26,10 +26,10 @@ from qvl.train.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one micro-batch: loss summed over what is supervised, how much that is, samples, tokens."""
+    """Of one micro-batch: loss summed over what is supervised, its weight (tokens or samples), samples, tokens."""
 
     loss_sum: Tensor
-    count: int
+    weight: float
     samples: int
     tokens: int
 
@@ -125,6 +125,7 @@ def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokeni
         batch_rows=recipe.data.batch_rows,
         row_length=recipe.data.row_length,
         packing=recipe.data.packing,
+        loss_by=recipe.loss_by,
         image_size=vision.image_size,
         num_image_tokens=vision.num_queries,
         seed=recipe.seed,
@@ -136,10 +137,13 @@ def token_measure(model: QwenVL, device: str) -> Callable[[Batch], Measured]:
 
     def measure(batch: Batch) -> Measured:
         pixels = None if batch.pixel_values is None else batch.pixel_values.to(device)
+        weights = None if batch.loss_weights is None else batch.loss_weights.to(device)
         ids, labels, documents = (t.to(device) for t in (batch.input_ids, batch.labels, batch.document_ids))
         with autocast(device):
-            loss_sum, count = model.loss(ids, labels, pixel_values=pixels, document_ids=documents)
-        return Measured(loss_sum, int(count), len(batch.sample_ids), batch.num_tokens)
+            loss_sum, weight = model.loss(
+                ids, labels, pixel_values=pixels, document_ids=documents, loss_weights=weights
+            )
+        return Measured(loss_sum, float(weight), len(batch.sample_ids), batch.num_tokens)
 
     return measure
 
@@ -164,19 +168,19 @@ def _accumulate(
     trainable: list[Tensor],
 ) -> tuple[dict[str, Any], LoaderState]:
     """Gradients of the mean over everything supervised in the micro-batches of one step."""
-    loss_sum, count, samples, tokens = 0.0, 0, 0, 0
+    loss_sum, weight, samples, tokens = 0.0, 0.0, 0, 0
     for _ in range(micro_batches):
         batch, state = next(batches)
         measured = measure(batch)
         measured.loss_sum.backward()
         loss_sum += float(measured.loss_sum.detach())
-        count += measured.count
+        weight += measured.weight
         samples += measured.samples
         tokens += measured.tokens
     for param in trainable:
         if param.grad is not None:
-            param.grad.div_(max(count, 1))
-    return {"loss": loss_sum / max(count, 1), "samples": samples, "tokens": tokens}, state
+            param.grad.div_(weight or 1.0)
+    return {"loss": loss_sum / (weight or 1.0), "samples": samples, "tokens": tokens}, state
 
 
 def _resume(

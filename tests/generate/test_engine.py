@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qvl import images
 from qvl.checkpoint import load_model
+from qvl.generate.beam import beam_search
 from qvl.generate.engine import generate, stream
 from qvl.generate.sampling import SamplingConfig
 from qvl.model.qwen_vl import QwenVL
@@ -61,6 +62,51 @@ def test_tokens_equal_the_published_codes(model: QwenVL, name: str) -> None:
         sampling=SamplingConfig(repetition_penalty=case.get("repetition_penalty", 1.0)),
     )
     assert tokens == [until(case["new_tokens"], stop)]
+
+
+def test_a_stop_word_ends_the_answer_as_in_the_published_code(model: QwenVL) -> None:
+    """The published code goes on to say its end-of-text once more after the stop word; we end right there."""
+    case = CASES["stop_words_1"]
+    [[stop]] = case["stop_words_ids"]
+    tokens = generate(model, GREEDY["input_ids"], pixels_of(GREEDY), max_new_tokens=32, stop_ids={stop})
+    assert [*tokens[0], stop, case["eos_token_id"]] == case["new_tokens"]
+
+
+def test_beam_search_equals_the_published_codes(model: QwenVL) -> None:
+    case = CASES["beam"]
+    tokens = beam_search(
+        model,
+        GREEDY["input_ids"][0],
+        pixels_of(GREEDY),
+        num_beams=case["num_beams"],
+        max_new_tokens=case["max_new_tokens"],
+        stop_ids={case["eos_token_id"]},
+    )
+    assert tokens == case["new_tokens"]
+
+
+def test_one_beam_is_greedy(model: QwenVL) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 30, "stop_ids": {165}}
+    prompt, pixels = GREEDY["input_ids"][0], pixels_of(GREEDY)
+    assert [beam_search(model, prompt, pixels, num_beams=1, **settings)] == generate(
+        model, [prompt], pixels, **settings
+    )
+
+
+def test_beam_search_prefers_the_likelier_answer_that_ends(model: QwenVL) -> None:
+    """Ended answers compete by their log-probability: each beam's answer is at least as likely as greedy's."""
+    prompt, pixels, stop = GREEDY["input_ids"][0], pixels_of(GREEDY), 124
+    beam = beam_search(model, prompt, pixels, num_beams=4, max_new_tokens=6, stop_ids={stop})
+    [first] = generate(model, [prompt], pixels, max_new_tokens=6, stop_ids={stop})
+    assert log_probability(model, prompt, pixels, [*beam, stop][:6]) >= log_probability(
+        model, prompt, pixels, [*first, stop][:6]
+    )
+
+
+def log_probability(model: QwenVL, prompt: list[int], pixels: Tensor, answer: list[int]) -> float:
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer]), pixels)[0, len(prompt) - 1 : -1]
+    return float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
 
 
 @pytest.mark.parametrize("name", ["batch_left_pad", "batch_left_pad_eos"])

@@ -9,7 +9,7 @@ import pytest
 
 from qvl.data.sample import read_split
 from qvl.errors import DataError, UsageError
-from qvl.evaluate.curves import smooth
+from qvl.evaluate.curves import curve_svg, smooth
 from qvl.evaluate.gallery import figure_html
 from qvl.evaluate.report import read_log, write_report
 from qvl.evaluate.runner import Answer, prediction_line, score_answers
@@ -29,8 +29,8 @@ def run_dir(tmp_path: Path, split_dir: Path) -> Path:
         recipe = {"about": f"what {stage} <does>", "trains": ["vision", "adapter"]}
         (tmp_path / stage / "recipe.json").write_text(json.dumps(recipe))
         steps = [
-            {"step": i, "loss": 5 - i / 10, "lr": 1e-3, "samples": 8, "elapsed_s": i + 1.0, "samples_per_s": 8.0}
-            for i in range(20)
+            {"step": i, "loss": 5 - i / 20, "lr": 1e-3, "samples": 8, "elapsed_s": i + 1.0, "samples_per_s": 8.0}
+            for i in range(50)
         ]
         (tmp_path / stage / "log.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
         wrong = (Text("<script>no</script>"),)
@@ -69,7 +69,7 @@ def test_the_page_is_one_file_with_scores_curves_and_pictures(run_dir: Path, spl
     assert page.addresses
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     assert page.tags.count("figure") == 32  # two of each task and language
-    assert text.count("<polyline") == 8  # loss and rate of two stages, raw and smoothed
+    assert text.count("<polyline") == 6  # two stages: the loss with its mean, the rate
     rows = {tuple(row[:2]): row[2:] for row in page.rows}
     assert rows["vqa", "vqa_accuracy"][:4] == ["0.0", "0.0", "100.0", "100.0"]
     assert rows["vqa", "vqa_accuracy"][-2:] == ["2", "2"]
@@ -90,10 +90,10 @@ def test_a_run_without_answers_yet_has_its_curves(run_dir: Path) -> None:
         (run_dir / stage / "eval" / "scores.json").unlink()
     (run_dir / "multitask" / "log.jsonl").write_text("")
     with (run_dir / "pretrain" / "log.jsonl").open("a") as log:
-        log.write('{"step": 20, "lo')
+        log.write('{"step": 50, "lo')
     text = write_report(run_dir, []).read_text(encoding="utf-8")
-    assert text.count("<polyline") == 4
-    assert len(read_log(run_dir / "pretrain" / "log.jsonl")) == 20
+    assert text.count("<polyline") == 3
+    assert len(read_log(run_dir / "pretrain" / "log.jsonl")) == 50
 
 
 def test_a_missing_run_or_lost_predictions_are_named(run_dir: Path, split_dir: Path, tmp_path: Path) -> None:
@@ -114,3 +114,13 @@ def test_a_figure_draws_the_model_over_the_truth(split_dir: Path) -> None:
 
 def test_running_mean() -> None:
     assert smooth([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
+
+
+def test_a_loss_that_diverged_still_has_a_curve() -> None:
+    """Every coordinate is a number within the picture."""
+    svg = curve_svg("a & b", [(0, 2.0), (1, float("nan")), (2, float("inf")), (3, 4.0)], "loss")
+    [points] = re.findall(r'points="([^"]*)"', svg)
+    coordinates = [float(c) for c in re.split("[ ,]", points)]
+    assert len(coordinates) == 4
+    assert all(0 <= c <= 320 for c in coordinates)
+    assert "a &amp; b" in svg

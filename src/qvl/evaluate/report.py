@@ -114,12 +114,19 @@ def _recent(log: list[dict[str, Any]]) -> float:
 
 
 def _curves(stages: list[Stage]) -> str:
-    figures = [curve_svg(stage.name, [(line["step"], line["loss"]) for line in stage.log], "loss") for stage in stages]
-    rates = [curve_svg(stage.name, [(line["step"], line["lr"]) for line in stage.log], "lr") for stage in stages]
+    rows = []
+    for field in ("loss", "lr", "grad_norm"):
+        figures = [_curve(stage, field) for stage in stages if field in stage.log[0]]
+        rows.append(f'<div class="curves">{"".join(figures)}</div>')
     return (
-        '<h2>Curves</h2><p class="note">Loss per step (thin) and its running mean (thick); below, the learning '
-        f'rate.</p><div class="curves">{"".join(figures)}</div><div class="curves">{"".join(rates)}</div>'
+        '<h2>Curves</h2><p class="note">Per step (thin) and the running mean (thick): the loss, the learning rate, '
+        f"and the norm of the gradient before it is clipped.</p>{''.join(rows)}"
     )
+
+
+def _curve(stage: Stage, field: str) -> str:
+    window = 1 if field == "lr" else max(1, len(stage.log) // 25)
+    return curve_svg(stage.name, [(line["step"], line[field]) for line in stage.log], field, window)
 
 
 def _scores(evaluated: list[Stage]) -> str:

@@ -85,10 +85,11 @@ def test_what_a_model_says_is_shown_and_never_run(run_dir: Path, split_dir: Path
 
 
 def test_a_run_without_answers_yet_has_its_curves(run_dir: Path) -> None:
-    """While the first stages train: no scores, a stage without a step, half a line in the log."""
+    """While the first stages train: no scores, a stage without a step, a deleted one, half a line in the log."""
     for stage in STAGES:
         (run_dir / stage / "eval" / "scores.json").unlink()
     (run_dir / "multitask" / "log.jsonl").write_text("")
+    (run_dir / "run.json").write_text(json.dumps({"stages": ["deleted", *STAGES]}))
     with (run_dir / "pretrain" / "log.jsonl").open("a") as log:
         log.write('{"step": 50, "lo')
     text = write_report(run_dir, []).read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 320, 170
-LEFT, BOTTOM, TOP = 44, 24, 24
+LEFT, BOTTOM, TOP = 48, 24, 24
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -54,4 +54,4 @@ def curve_svg(title: str, points: Sequence[tuple[float, float]], unit: str, wind
 
 def _tick(value: float) -> str:
     """At most six characters, so that it stays left of the axis."""
-    return f"{value:.1e}" if 0 < abs(value) < 0.01 else f"{value:.3g}"
+    return f"{value:.1e}".replace("e-0", "e-") if 0 < abs(value) < 0.01 else f"{value:.3g}"

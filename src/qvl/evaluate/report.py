@@ -54,11 +54,12 @@ def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = N
 
 
 def read_stages(run_dir: Path) -> list[Stage]:
-    """The run's stages in the order in which they ran; one that has not made a step yet is left out."""
+    """The run's stages in the order in which they ran; one deleted or without a step yet is left out."""
     path = run_dir / "run.json"
     if not path.exists():
         raise UsageError(f"{run_dir}: no run here (run.json is missing); train first: qvl train RECIPE")
-    stages = [_read_stage(run_dir / name, name) for name in _read_json(path)["stages"]]
+    names = [name for name in _read_json(path)["stages"] if (run_dir / name).is_dir()]
+    stages = [_read_stage(run_dir / name, name) for name in names]
     if not (begun := [stage for stage in stages if stage.log]):
         raise UsageError(f"{run_dir}: no stage of this run has made a step yet")
     return begun

@@ -154,7 +154,7 @@ class Loader:
         input_ids = np.zeros((len(rows), width), dtype=np.int64)
         labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
         document_ids = np.full((len(rows), width), -1, dtype=np.int64)
-        weights = np.zeros((len(rows), width), dtype=np.float32) if self.loss_by == "sample" else None
+        weights = np.zeros((len(rows), width), dtype=np.float32) if self.loss_by == "square_root" else None
         pixels: list[Tensor] = []
         for r, row in enumerate(rows):
             start = 0
@@ -168,7 +168,7 @@ class Loader:
                 document_ids[r, start:end] = document
                 if weights is not None:
                     supervised = int((labels[r, start:end] != IGNORE_INDEX).sum())
-                    weights[r, start:end] = 1 / max(supervised, 1)
+                    weights[r, start:end] = max(supervised, 1) ** -0.5
                 pixels.extend(
                     images.preprocess(images.load(sample.images[k]), self.image_size) for k in rendered.image_indices
                 )

@@ -18,6 +18,8 @@ from qvl.errors import RecipeError
 PARTS = ("vision", "adapter", "language")
 Settings = typing.TypeVar("Settings")
 OBJECTIVES = ("dense", "next_token")
+# How much a sample with n supervised tokens weighs: n, or its square root so that boxes do not drown answers.
+LOSS_BY = ("token", "square_root")
 OPTIMIZERS = ("adamw", "muon")
 
 
@@ -91,7 +93,7 @@ class Recipe:
                 raise RecipeError(f"trains/init_from: unknown part {part!r}{_near(part, PARTS)}")
         _require(bool(self.trains), "trains", self.trains, "at least one of " + ", ".join(PARTS))
         _require(self.objective in OBJECTIVES, "objective", self.objective, "one of " + ", ".join(OBJECTIVES))
-        _require(self.loss_by in ("token", "sample"), "loss_by", self.loss_by, "token or sample")
+        _require(self.loss_by in LOSS_BY, "loss_by", self.loss_by, "one of " + ", ".join(LOSS_BY))
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")

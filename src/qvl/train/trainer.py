@@ -26,7 +26,7 @@ from qvl.train.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one micro-batch: loss summed over what is supervised, its weight (tokens or samples), samples, tokens."""
+    """Of one micro-batch: loss summed over what is supervised, its weight, samples, tokens."""
 
     loss_sum: Tensor
     weight: float

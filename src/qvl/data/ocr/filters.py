@@ -1,0 +1,78 @@
+"""Which pages are dropped, and under which name.
+
+Source: paper appendix A.2 (PDF and HTML data): images too small, too many or too few characters, characters
+of Latin Extended-A and -B, characters of the Private Use Area. The paper gives no thresholds; the defaults
+here are ours, as are the last three rules, without which a label would not say what the page shows.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+
+from qvl.data.ocr.page import Page
+
+TOO_SMALL = "image too small"
+TOO_FEW = "too few characters"
+TOO_MANY = "too many characters"
+LATIN_EXTENDED = "Latin Extended-A or -B character"
+PRIVATE_USE = "Private Use Area character"
+UNDECODABLE = "undecodable character"
+RIGHT_TO_LEFT = "right-to-left text"
+SLANTED = "slanted text"
+HIDDEN_LAYER = "hidden text layer"
+DUPLICATE = "duplicate image"
+NO_CROP = "no crop fits"
+
+
+@dataclass(frozen=True)
+class PageFilter:
+    """Thresholds. max_chars None: no upper limit (crops have their own)."""
+
+    min_side: int = 224
+    min_chars: int = 10
+    max_chars: int | None = 2000
+
+
+def page_problem(page: Page, limits: PageFilter) -> str | None:
+    """The first reason to drop the page, or None."""
+    if min(page.image.size) < limits.min_side:
+        return TOO_SMALL
+    if page.problems:
+        return page.problems[0]
+    text = page.text
+    for reason, found in _CHARACTERS:
+        if any(found(c) for c in text):
+            return reason
+    count = sum(not c.isspace() for c in text)
+    if count < limits.min_chars:
+        return TOO_FEW
+    if limits.max_chars is not None and count > limits.max_chars:
+        return TOO_MANY
+    return None
+
+
+def is_latin_extended(character: str) -> bool:
+    """Unicode blocks Latin Extended-A and Latin Extended-B."""
+    return 0x0100 <= ord(character) <= 0x024F
+
+
+def is_private_use(character: str) -> bool:
+    """The Private Use Area and the two supplementary planes of private use."""
+    return unicodedata.category(character) == "Co"
+
+
+def is_undecodable(character: str) -> bool:
+    """The replacement character, lone surrogates, and code points that are no character."""
+    return character == "\ufffd" or unicodedata.category(character) in ("Cs", "Cn")
+
+
+def is_right_to_left(character: str) -> bool:
+    """Arabic, Hebrew and others, whose order on the page is not their order in the text."""
+    return unicodedata.bidirectional(character) in ("R", "AL")
+
+
+_CHARACTERS = (
+    (UNDECODABLE, is_undecodable),
+    (PRIVATE_USE, is_private_use),
+    (LATIN_EXTENDED, is_latin_extended),
+    (RIGHT_TO_LEFT, is_right_to_left),
+)

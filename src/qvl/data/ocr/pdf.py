@@ -1,0 +1,197 @@
+"""PDF -> pages: the rendered image, and the text lines with their places in it.
+
+Source: paper appendix A.2 (which used PyMuPDF); here pdfium. Positions go through the same page-to-device
+matrix as the pixels, so /Rotate, /CropBox and the page's own origin are accounted for.
+"""
+
+import ctypes
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED, UNDECODABLE
+from qvl.data.ocr.page import Atom, Page, Rect, clean, finish, is_cjk, union
+from qvl.errors import DataError, MissingDependencyError
+
+PRECISION = 1024  # pdfium maps to whole device units: ask for this many per pixel
+SLANT = 2.0  # degrees by which text may lean from the axes
+
+
+def _pdfium() -> Any:
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise MissingDependencyError("reading PDF files needs pypdfium2: pip install 'qvl[ocr]'") from error
+    return pypdfium2
+
+
+def read_pdf(path: Path, max_side: int = 1024, source: str | None = None) -> Iterator[Page | DataError]:
+    """The pages of a file in order, the longer side max_side pixels; a DataError in place of a bad page.
+
+    Raises DataError when the file as a whole can't be opened (empty, corrupt, encrypted).
+    """
+    pdfium = _pdfium()
+    name = source or path.name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: can't be read ({error.strerror})") from error
+    if not content:
+        raise DataError(f"{name}: empty file (zero bytes)")
+    try:
+        document = pdfium.PdfDocument(content)
+    except pdfium.PdfiumError as error:
+        why = "encrypted: needs a password" if "assword" in str(error) else f"corrupt ({error})"
+        raise DataError(f"{name}: {why}") from error
+    try:
+        for number in range(len(document)):
+            try:
+                yield _read_page(pdfium, document[number], max_side, name, number + 1)
+            except (pdfium.PdfiumError, ValueError) as error:
+                yield DataError(f"{name}: page {number + 1} can't be read ({error})")
+    finally:
+        document.close()
+
+
+def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) -> Page:
+    width, height = page.get_size()
+    if width <= 0 or height <= 0:
+        raise pdfium.PdfiumError("no area")
+    image = page.render(scale=max_side / max(width, height), may_draw_forms=False).to_pil().convert("RGB")
+    mapping = _Mapping(pdfium.raw, page, *image.size)
+    textpage = page.get_textpage()
+    try:
+        reader = _TextReader(pdfium, textpage, mapping)
+        for index in range(textpage.count_chars()):
+            reader.take(index)
+        reader.flush()
+    finally:
+        textpage.close()
+        page.close()
+    return finish(image, reader.atoms, source, number, tuple(dict.fromkeys(reader.problems)))
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """Page coordinates -> pixels of the rendered image."""
+
+    raw: Any
+    page: Any
+    width: int
+    height: int
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """One point; fractions of a pixel are kept."""
+        out_x, out_y = ctypes.c_int(), ctypes.c_int()
+        size = (self.width * PRECISION, self.height * PRECISION)
+        self.raw.FPDF_PageToDevice(self.page.raw, 0, 0, *size, 0, x, y, out_x, out_y)
+        return (out_x.value / PRECISION, out_y.value / PRECISION)
+
+    def box(self, box: tuple[float, float, float, float]) -> Rect:
+        """(left, bottom, right, top) of the page -> a box in pixels."""
+        (ax, ay), (bx, by) = self.point(box[0], box[1]), self.point(box[2], box[3])
+        return (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+
+    def direction(self, x: float, y: float) -> float:
+        """A direction on the page -> degrees clockwise from the right in the image."""
+        (ax, ay), (bx, by) = self.point(0, 0), self.point(x * 100, y * 100)
+        return math.degrees(math.atan2(by - ay, bx - ax)) % 360
+
+
+@dataclass
+class _TextReader:
+    """Collects characters into atoms."""
+
+    pdfium: Any
+    textpage: Any
+    mapping: _Mapping
+    atoms: list[Atom] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _open: list[Atom] = field(default_factory=list)
+    _space: bool = True
+    _high_surrogate: int = 0
+
+    def take(self, index: int) -> None:
+        """Read the character at this index of the text page."""
+        text = self._character(index)
+        if text is None:
+            return
+        if text.isspace():
+            self.flush()
+            self._space = True
+            return
+        atom = self._atom(index, text)
+        if atom is None:
+            return
+        if self._open and not _adjoins(self._open[-1], atom):
+            self.flush()
+        if is_cjk(text):
+            self.flush()
+            self._open.append(atom)
+            self.flush()
+        else:
+            self._open.append(atom)
+
+    def flush(self) -> None:
+        """Close the word being read."""
+        if not self._open:
+            return
+        text = clean("".join(a.text for a in self._open))
+        if text:
+            box, ink = union(a.box for a in self._open), union(a.ink for a in self._open)
+            self.atoms.append(Atom(text, box, ink, self._open[0].angle, self._space))
+            self._space = False
+        self._open = []
+
+    def _character(self, index: int) -> str | None:
+        raw, text = self.pdfium.raw, self.textpage.raw
+        code = raw.FPDFText_GetUnicode(text, index)
+        generated = raw.FPDFText_IsGenerated(text, index) == 1
+        if raw.FPDFText_IsHyphen(text, index) == 1 or code in (0x2, 0xFFFE):
+            return "-"
+        if 0xD800 <= code <= 0xDBFF:
+            self._high_surrogate = code
+            return None
+        if 0xDC00 <= code <= 0xDFFF and self._high_surrogate:
+            code = 0x10000 + ((self._high_surrogate - 0xD800) << 10) + (code - 0xDC00)
+        self._high_surrogate = 0
+        if not generated and (code == 0 or raw.FPDFText_HasUnicodeMapError(text, index) == 1):
+            self.problems.append(UNDECODABLE)
+            return None
+        return chr(code) if code else None
+
+    def _atom(self, index: int, text: str) -> Atom | None:
+        raw = self.pdfium.raw
+        try:
+            loose, tight = (self.textpage.get_charbox(index, loose=loose) for loose in (True, False))
+        except self.pdfium.PdfiumError:
+            self.problems.append(UNDECODABLE)
+            return None
+        owner = raw.FPDFText_GetTextObject(self.textpage.raw, index)
+        if owner and raw.FPDFTextObj_GetTextRenderMode(owner) == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
+            self.problems.append(HIDDEN_LAYER)
+        x0, y0, x1, y1 = self.mapping.box(tight)
+        return Atom(text, self.mapping.box(loose), (x0 - 1, y0 - 1, x1 + 1, y1 + 1), self._angle(index))
+
+    def _angle(self, index: int) -> int:
+        matrix = self.pdfium.raw.FS_MATRIX()
+        if not self.pdfium.raw.FPDFText_GetMatrix(self.textpage.raw, index, matrix):
+            return 0
+        degrees = self.mapping.direction(matrix.a, matrix.b)
+        nearest = round(degrees / 90) * 90
+        if abs(degrees - nearest) > SLANT:
+            self.problems.append(SLANTED)
+        return nearest % 360
+
+
+def _adjoins(last: Atom, atom: Atom) -> bool:
+    """Whether two characters without a space between them belong to one word: close, and side by side."""
+    if last.angle != atom.angle:
+        return False
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = last.box, atom.box
+    reach = 0.4 * max(min(ax1 - ax0, ay1 - ay0), min(bx1 - bx0, by1 - by0), 1.0) + 2.0
+    across = min(ax1, bx1) - max(ax0, bx0), min(ay1, by1) - max(ay0, by0)
+    along, side = across if atom.angle in (0, 180) else across[::-1]
+    return along >= -reach and side > 0

@@ -1,0 +1,103 @@
+// Visible text of the document in document order: words, and Chinese characters one by one, each with its
+// rectangle {text, rect: [x, y, width, height], space: was there white space before it}.
+() => {
+  const CJK = /[\u2e80-\u303f\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]|[\ud840-\ud88f][\udc00-\udfff]/;
+  const atoms = [];
+  let slanted = false;
+  let space = true;
+
+  const shownText = (style, text) => {
+    if (style.textTransform.includes("uppercase")) return text.toUpperCase();
+    if (style.textTransform.includes("lowercase")) return text.toLowerCase();
+    return text;
+  };
+
+  // Seen at three points of the rectangle: nothing lies over it and no ancestor clips it away.
+  const onTop = (element, rect) => {
+    const y = rect.top + rect.height / 2;
+    const inset = Math.min(1, rect.width / 4);
+    return [rect.left + inset, rect.left + rect.width / 2, rect.right - inset].every((x) => {
+      const hit = document.elementFromPoint(x, y);
+      return hit !== null && element.contains(hit);
+    });
+  };
+
+  const turned = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      if (style.rotate !== "none" && style.rotate !== "0deg") return true;
+      if (style.transform === "none") continue;
+      const matrix = new DOMMatrixReadOnly(style.transform);
+      if (Math.abs(matrix.b) > 1e-3 || Math.abs(matrix.c) > 1e-3 || matrix.a < 0 || matrix.d < 0) return true;
+    }
+    return false;
+  };
+
+  const rectOf = (node, start, end) => {
+    const range = document.createRange();
+    range.setStart(node, start);
+    range.setEnd(node, end);
+    return Array.from(range.getClientRects()).filter((r) => r.width > 0 && r.height > 0);
+  };
+
+  const emit = (element, style, text, rect, spaceBefore) => {
+    if (!onTop(element, rect)) return;
+    atoms.push({text: shownText(style, text), rect: [rect.x, rect.y, rect.width, rect.height], space: spaceBefore});
+  };
+
+  // A word that breaks across lines, or holds Chinese: character by character, joined again along a line.
+  const emitCharacters = (element, style, node, start, word, spaceBefore) => {
+    let open = null;
+    const close = () => {
+      if (open !== null) emit(element, style, open.text, open.rect, open.space);
+      open = null;
+    };
+    let offset = start;
+    for (const character of word) {
+      const rect = rectOf(node, offset, offset + character.length)[0];
+      offset += character.length;
+      if (rect === undefined) continue;
+      const alone = CJK.test(character);
+      if (open !== null && (alone || Math.abs(rect.top - open.rect.top) > rect.height / 2)) close();
+      if (open === null) {
+        open = {text: character, rect, space: spaceBefore};
+        spaceBefore = false;
+      } else {
+        const left = Math.min(open.rect.left, rect.left), top = Math.min(open.rect.top, rect.top);
+        const right = Math.max(open.rect.right, rect.right), bottom = Math.max(open.rect.bottom, rect.bottom);
+        open.rect = new DOMRect(left, top, right - left, bottom - top);
+        open.text += character;
+      }
+      if (alone) close();
+    }
+    close();
+  };
+
+  const walker = document.createTreeWalker(document.documentElement, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const element = node.parentElement;
+    const text = node.data;
+    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true}) || !text.trim()) {
+      space = space || /\s/.test(text);
+      continue;
+    }
+    const style = getComputedStyle(element);
+    let last = 0;
+    for (const match of text.matchAll(/\S+/g)) {
+      const start = match.index;
+      const rects = rectOf(node, start, start + match[0].length);
+      const spaceBefore = space || start > last;
+      space = false;
+      last = start + match[0].length;
+      if (!rects.length) continue;
+      slanted = slanted || turned(element);
+      let word = match[0];
+      if (style.textTransform.includes("capitalize")) word = word.replace(/\p{L}/u, (c) => c.toUpperCase());
+      if (rects.length > 1 || CJK.test(word)) emitCharacters(element, style, node, start, word, spaceBefore);
+      else emit(element, style, word, rects[0], spaceBefore);
+    }
+    space = space || last < text.length;
+  }
+  return {atoms, slanted};
+}

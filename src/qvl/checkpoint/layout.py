@@ -72,9 +72,15 @@ def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None
     if tokenizer is not None:
         tokenizer.save(directory)
     text = json.dumps(config_to_json(model.config), indent=2, sort_keys=True)
-    temporary = directory / f".{CONFIG_NAME}.{os.getpid()}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, directory / CONFIG_NAME)
+    write_text(directory / CONFIG_NAME, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file that appears whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -56,7 +56,7 @@ class Sample:
     """One training sample: encoded images, turns, and where it came from.
 
     Pre-training tasks have a user turn (the prefix, which carries no loss) and an assistant turn (the
-    answer, which does); task "text" has the assistant turn only; "dialogue" has any number of turns.
+    answer, which does); task "text" may have the assistant turn only; "dialogue" has any number of turns.
     provenance holds at least source, row and settings.
     """
 

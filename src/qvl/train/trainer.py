@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvl.checkpoint.layout import load_model, save_model
+from qvl.checkpoint.layout import CONFIG_NAME, load_model, save_model, write_text
 from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.errors import RecipeError
@@ -34,27 +34,44 @@ class Measured:
     tokens: int
 
 
-def run_recipe(path: Path, overrides: list[str] | None = None, out: Path | None = None, device: str = "cpu") -> Path:
-    """Train one stage into `out/NAME` and return that folder; starts again where a killed run was."""
+def run_recipe(
+    path: Path, overrides: list[str] | None = None, out: Path = Path("runs/tiny"), device: str = "cpu"
+) -> Path:
+    """Train one stage into `out/NAME` and return that folder.
+
+    Starts again where a killed run was; a finished stage is left as it is. Raises RecipeError when the folder
+    holds a run of the same name with other values.
+    """
     recipe = load_recipe(path, overrides)
-    run_dir = out or Path("runs") / "tiny"
-    stage_dir = run_dir / recipe.name
-    stage_dir.mkdir(parents=True, exist_ok=True)
-    (stage_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
-    _note_stage(run_dir, recipe.name)
+    stage_dir = out / recipe.name
+    _claim(stage_dir, recipe)
+    if (stage_dir / "checkpoint" / CONFIG_NAME).exists():
+        return stage_dir
+    _note_stage(out, recipe.name)
     tokenizer = Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
-    model = initial_model(recipe, run_dir, tokenizer).to(device)
-    train(model, tokenizer, recipe, run_dir, device)
+    model = initial_model(recipe, out, tokenizer).to(device)
+    train(model, tokenizer, recipe, out, device)
     save_model(model, stage_dir / "checkpoint", tokenizer)
     return stage_dir
+
+
+def _claim(stage_dir: Path, recipe: Recipe) -> None:
+    """Write the recipe beside what it makes; a folder made by another recipe is not touched."""
+    path = stage_dir / "recipe.json"
+    text = json.dumps(asdict(recipe), indent=2, ensure_ascii=False)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        changed = ", ".join(key for key in now if before.get(key) != now[key])
+        raise RecipeError(f"{stage_dir}: holds a run with another {changed}; give another --out or delete that folder")
+    write_text(path, text)
 
 
 def _note_stage(run_dir: Path, name: str) -> None:
     """Keep the order in which the stages ran in run.json, for the report."""
     path = run_dir / "run.json"
-    stages = json.loads(path.read_text())["stages"] if path.exists() else []
+    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.exists() else []
     if name not in stages:
-        path.write_text(json.dumps({"stages": [*stages, name]}))
+        write_text(path, json.dumps({"stages": [*stages, name]}))
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:

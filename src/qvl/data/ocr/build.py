@@ -42,7 +42,7 @@ class OcrReport:
         """For the terminal: one line per fact."""
         spoken = ", ".join(f"{name} {count}" for name, count in sorted(self.languages.items()))
         rows = [
-            f"{self.files} files, {self.pages_seen} pages: {self.pages_kept} kept, {sum(self.dropped.values())} dropped",
+            f"{self.files} files, {self.pages_seen} pages: {self.pages_kept} kept, {self.dropped.total()} dropped",
             f"{self.samples} samples in {self.shards} shards" + (f" ({spoken})" if spoken else ""),
         ]
         rows += [f"  dropped {count}: {reason}" for reason, count in self.dropped.most_common()]

@@ -177,7 +177,7 @@ def _continues(last: Atom, atom: Atom) -> bool:
     if last.angle != atom.angle:
         return False
     _, top, right, bottom = _upright(last.box, last.angle)
-    x0, y0, x1, y1 = _upright(atom.box, atom.angle)
+    x0, y0, _, y1 = _upright(atom.box, atom.angle)
     height = max(bottom - top, y1 - y0)
     overlap = min(bottom, y1) - max(top, y0)
     gap = x0 - right

@@ -2,7 +2,6 @@
 
 import io
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from qvl.data.world.scene import SIDE, BoxPixels, Scene, Thing, make_scene
 from qvl.data.world.words import COLOURS, KINDS
 from qvl.text import prompts
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, box_from_pixels, quad_from_pixels
+from qvl.text.render import with_leading_space
 
 # Shares of the samples that a world writes; a recipe's mixture weighs them anew.
 TASK_SHARES = {
@@ -45,9 +45,19 @@ _SCENE_OF_TASK = {  # task -> kinds of scene and their weights
     "grounded_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "region_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "ocr": {"words": 0.85, "sign": 0.15},
-    "text": {"things": 0.7, "words": 0.15, "sign": 0.15},
+    "text": {"things": 0.75, "words": 0.15, "sign": 0.1},
     "dialogue": {"things": 0.7, "words": 0.15, "sign": 0.15},
 }
+# What is asked about a scene told in words, and how often.
+_TEXT_TASKS = {
+    "vqa": 0.5,
+    "referring": 0.2,
+    "grounding": 0.05,
+    "caption": 0.15,
+    "region_caption": 0.05,
+    "grounded_caption": 0.05,
+}
+_TASKS_WITH_BOXES = ("referring", "grounding", "region_caption", "grounded_caption")
 JPEG_QUALITY = 95
 
 
@@ -193,28 +203,16 @@ def _described(scene: Scene) -> list[tuple[str, Box]]:
 
 
 def _text(rng: random.Random, scenes: list[Scene]) -> list[Turn]:
-    """The scene in words, then tasks on it: what a language model can learn before it sees."""
+    """A task on the scene told in words: what a language model can learn before it sees."""
+    task = rng.choices(list(_TEXT_TASKS), list(_TEXT_TASKS.values()))[0]
     scene = scenes[0]
-    chosen = rng.choices(("vqa", "referring", "caption"), (0.65, 0.2, 0.15), k=6)
-    content = list(describe(scene, boxes="referring" in chosen))
-    for task in chosen:
-        user, assistant = _TURNS[task](rng, scenes)
-        space = " " if task in prompts.LEADING_SPACE else ""
-        content.append(Text("\n"))
-        content += [segment for segment in user.content if not isinstance(segment, Image)]
-        content += [Text(space), *assistant.content] if space else assistant.content
-    return [Turn("assistant", _join_text(content))]
-
-
-def _join_text(segments: list[Segment]) -> Content:
-    """Neighbouring texts as one, as the tokenizer would see them."""
-    joined: list[Segment] = []
-    for segment in segments:
-        if isinstance(segment, Text) and joined and isinstance(joined[-1], Text):
-            joined[-1] = replace(joined[-1], text=joined[-1].text + segment.text)
-        else:
-            joined.append(segment)
-    return tuple(joined)
+    while scene.bars or not (scene.things or task == "vqa"):
+        scene = _scene_for(rng, task, scene.language, ())
+    user, assistant = _TURNS[task](rng, [scene])
+    told = describe(scene, boxes=task in _TASKS_WITH_BOXES)
+    asked = [segment for segment in user.content if not isinstance(segment, Image)]
+    answer = with_leading_space(assistant.content) if task in prompts.LEADING_SPACE else assistant.content
+    return _pair((*told, Text("\n"), *asked), answer)
 
 
 _HELLO = {

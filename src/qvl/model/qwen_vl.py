@@ -165,8 +165,9 @@ def _mask(
     if document_ids is not None:
         mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
     if real is not None:
-        # A padding row attends to itself: a softmax over nothing would give NaN.
-        mask = (mask & real[:, None, :]) | (keys == queries)[None]
+        mask = mask & real[:, None, :]
+        # Padding on the left sees nothing, and a softmax over nothing is NaN: let it see itself.
+        mask = mask | (~mask.any(-1, keepdim=True) & (keys == queries)[None])
     return mask[:, None]
 
 

@@ -1,0 +1,133 @@
+"""Packed rows, padding and gradients of the whole model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from qvl.errors import TextError
+from qvl.model.config import PRESETS
+from qvl.model.qwen_vl import QwenVL
+from qvl.text.special_tokens import IGNORE_INDEX
+
+QUERIES = PRESETS["tiny"].vision.num_queries
+START = PRESETS["tiny"].image_start_id
+
+
+@pytest.fixture(scope="module")
+def model() -> QwenVL:
+    preset = PRESETS["tiny"]
+    small = QwenVL(
+        replace(preset, vision=replace(preset.vision, layers=2), language=replace(preset.language, num_layers=2))
+    )
+    small.initialize(3)
+    return small.eval()
+
+
+def document(length: int, with_image: bool, seed: int) -> tuple[list[int], list[int]]:
+    """Ids and labels of one document: an image or not, some unsupervised text, some supervised."""
+    ids = torch.randint(0, 1000, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    if with_image:
+        ids = [START, *[START + 2] * QUERIES, START + 1, *ids]
+    labels = [IGNORE_INDEX] * (len(ids) - length // 2) + ids[len(ids) - length // 2 :]
+    return ids, labels
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randn(count, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+
+
+DOCUMENTS = [document(12, True, 1), document(20, False, 2), document(9, True, 3)]
+
+
+def packed() -> tuple[Tensor, Tensor, Tensor]:
+    ids = [i for d, _ in DOCUMENTS for i in d]
+    labels = [i for _, d in DOCUMENTS for i in d]
+    documents = [n for n, (d, _) in enumerate(DOCUMENTS) for _ in d]
+    return tuple(
+        torch.tensor([values + pad])
+        for values, pad in ((ids, [0] * 3), (labels, [IGNORE_INDEX] * 3), (documents, [-1] * 3))
+    )  # type: ignore[return-value]
+
+
+def test_loss_of_a_packed_row_is_the_sum_of_separate_losses(model: QwenVL) -> None:
+    ids, labels, documents = packed()
+    with torch.inference_mode():
+        whole, count = model.loss(ids, labels, pictures(2), document_ids=documents)
+        parts = []
+        for (d, label), picture in zip(DOCUMENTS, (pictures(2)[:1], None, pictures(2)[1:]), strict=True):
+            parts.append(model.loss(torch.tensor([d]), torch.tensor([label]), picture))
+    assert float(whole) == pytest.approx(sum(float(loss) for loss, _ in parts), abs=1e-5 * float(count))
+    assert float(count) == sum(float(n) for _, n in parts)
+
+
+def test_one_document_does_not_see_another(model: QwenVL) -> None:
+    ids, _, documents = packed()
+    changed = ids.clone()
+    changed[0, 25] = (changed[0, 25] + 1) % 1000  # in the first document, behind its image
+    with torch.inference_mode():
+        before, after = (model(i, pictures(2), document_ids=documents) for i in (ids, changed))
+    same = (documents[0] != 0) & (documents[0] >= 0)
+    assert torch.equal(before[0][same], after[0][same])
+    assert not torch.equal(before[0, 25:27], after[0, 25:27])
+
+
+def test_without_documents_later_ones_see_earlier_ones(model: QwenVL) -> None:
+    """The paper's interleaving: what gives in-context ability."""
+    ids, _, documents = packed()
+    changed = ids.clone()
+    changed[0, 25] = (changed[0, 25] + 1) % 1000
+    with torch.inference_mode():
+        before, after = (model(i, pictures(2)) for i in (ids, changed))
+    assert not torch.equal(before[0][documents[0] == 1], after[0][documents[0] == 1])
+
+
+def test_gradients_reach_the_pixels_and_not_the_places_of_the_image(model: QwenVL) -> None:
+    ids, labels = (torch.tensor([values]) for values in DOCUMENTS[0])
+    picture = pictures(1).requires_grad_()
+    loss, _ = model.loss(ids, labels, picture)
+    loss.backward()
+    assert picture.grad is not None
+    assert float(picture.grad.abs().sum()) > 0
+    gradient = model.language.embedding.weight.grad
+    assert gradient is not None
+    assert float(gradient[START + 2].abs().sum()) == 0  # <imgpad> is overwritten by the features
+    assert float(gradient[START].abs().sum()) > 0
+    model.zero_grad()
+
+
+def test_loss_weights_scale_each_token(model: QwenVL) -> None:
+    ids, labels = (torch.tensor([values]) for values in DOCUMENTS[1])
+    with torch.inference_mode():
+        plain, count = model.loss(ids, labels)
+        halved, weight = model.loss(ids, labels, loss_weights=torch.full(labels.shape, 0.5))
+    assert float(halved) == pytest.approx(float(plain) / 2, rel=1e-6)
+    assert float(weight) == float(count) / 2
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 9, dtype=torch.bool)])
+def test_padding_mask_of_ones_changes_nothing(model: QwenVL, mask: Tensor | None) -> None:
+    ids = torch.arange(18).view(2, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids, attention_mask=mask), model(ids))
+
+
+def test_images_and_spans_must_match(model: QwenVL) -> None:
+    ids = torch.tensor([DOCUMENTS[0][0]])
+    with pytest.raises(TextError, match=r"1 image spans.*2 images"):
+        model(ids, pictures(2))
+    with pytest.raises(TextError, match=r"1 image spans.*0 images"):
+        model(ids)
+    with pytest.raises(TextError, match="cut"):
+        model(ids[:, :10], pictures(1))
+
+
+def test_initialisation_is_a_function_of_the_seed() -> None:
+    models = [QwenVL(PRESETS["tiny"]) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        torch.manual_seed(torch.randint(100, ()).item())  # whatever the global state is
+        model.initialize(seed)
+    first, second, third = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)

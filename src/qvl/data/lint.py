@@ -123,13 +123,12 @@ def _roles(task: str, turns: tuple[Turn, ...]) -> Iterator[str]:
     if unknown := [role for role in roles if role not in ROLES]:
         yield f"role: {unknown[0]!r} is not one of {', '.join(ROLES)}"
         return
-    if task == "dialogue":
-        spoken = roles[1:] if roles[:1] == ["system"] else roles
-        pairs = len(spoken) // 2
-        if not pairs or spoken != ["user", "assistant"] * pairs:
-            yield f"turns: a dialogue alternates user and assistant and ends with the latter, found {roles}"
-    elif roles != ["user", "assistant"] and not (task == "text" and roles == ["assistant"]):
-        yield f"turns: task {task} is a user's and an assistant's turn (text may lack the first), found {roles}"
+    if task == "text" and roles == ["assistant"]:
+        return
+    spoken = roles[1:] if task == "dialogue" and roles[:1] == ["system"] else roles
+    pairs = len(spoken) // 2
+    if not pairs or spoken != ["user", "assistant"] * pairs:
+        yield f"turns: user and assistant take turns and the latter ends, found {roles}"
 
 
 def _image_places(sample: Sample) -> Iterator[str]:

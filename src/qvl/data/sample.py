@@ -56,7 +56,8 @@ class Sample:
     """One training sample: encoded images, turns, and where it came from.
 
     Pre-training tasks have a user turn (the prefix, which carries no loss) and an assistant turn (the
-    answer, which does); task "text" may have the assistant turn only; "dialogue" has any number of turns.
+    answer, which does), or several such exchanges about the same picture; task "text" may have an
+    assistant turn only; "dialogue" has any number of exchanges.
     provenance holds at least source, row and settings.
     """
 

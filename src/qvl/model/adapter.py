@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.model.config import VisionConfig
-from qvl.model.init import linear_, query_attention_
+from qvl.model.init import QUIET, linear_, query_attention_
 from qvl.model.vision import LAYER_NORM_EPS, resize_positions
 
 
@@ -64,6 +64,8 @@ class Adapter(nn.Module):
         with torch.no_grad():
             self.query.normal_(0, 0.02, generator=generator)
             self.proj.normal_(0, dim**-0.5, generator=generator)
+            self.ln_q.weight.fill_(QUIET)
+            self.ln_kv.weight.fill_(QUIET)
         if isinstance(self.kv_proj, nn.Linear):
             linear_(self.kv_proj, generator)
         query_attention_(self.in_proj, self.out_proj, self.heads, generator)

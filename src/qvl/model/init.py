@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+FOCUS = 6.0  # how sharply the adapter's heads look at their patch at first
+QUIET = 0.05  # gain on what a query and a patch hold, so that places decide at first
+
 
 def linear_(layer: nn.Linear, generator: torch.Generator, scale: float = 1.0) -> None:
     """Normal weights that keep the variance, times scale; no bias."""
@@ -44,11 +47,29 @@ def local_attention_(
 
 
 def query_attention_(in_proj: nn.Linear, out_proj: nn.Linear, heads: int, generator: torch.Generator) -> None:
-    """The adapter's: q and k maps agree, so that a query attends to the patches around its own place."""
+    """The adapter's: each head of a query looks at one of the four patches around the query's own place.
+
+    A shift of place turns each sine and cosine pair of the position table by a known angle, so q and k maps
+    that pick the fastest waves and differ by that turn find the shifted place.
+    """
     dim = in_proj.in_features
-    agree = torch.cat([_orthogonal(dim, dim // heads, generator).T for _ in range(heads)])
+    size, quarter = dim // heads, dim // 4
+    shift = 0.25  # of the distance between two queries: the middle of a patch when there are 2 x 2 to a query
+    waves = min(8, size // 4, quarter)
+    queries, keys = torch.zeros(heads, size, dim), torch.zeros(heads, size, dim)
+    for head in range(heads):
+        offsets = (shift if head % 2 else -shift, shift if head // 2 % 2 else -shift)  # column, row
+        for axis, offset in enumerate(offsets):
+            for wave in range(waves):
+                sine, row = axis * dim // 2 + wave, 2 * (axis * waves + wave)
+                cosine = sine + quarter
+                angle = offset / 10000 ** (wave / quarter)
+                keys[head, row, sine] = keys[head, row + 1, cosine] = FOCUS
+                queries[head, row, sine] = queries[head, row + 1, cosine] = FOCUS * math.cos(angle)
+                queries[head, row, cosine] = FOCUS * math.sin(angle)
+                queries[head, row + 1, sine] = -FOCUS * math.sin(angle)
     with torch.no_grad():
-        in_proj.weight.copy_(torch.cat([agree, agree, _orthogonal(dim, dim, generator)]))
+        in_proj.weight.copy_(torch.cat([queries.flatten(0, 1), keys.flatten(0, 1), _orthogonal(dim, dim, generator)]))
         in_proj.bias.zero_()
         out_proj.weight.copy_(_orthogonal(dim, dim, generator))
         out_proj.bias.zero_()

@@ -48,7 +48,7 @@ def render(
     """
     writer = _Writer(tokenizer, num_image_tokens)
     if task != DIALOGUE:
-        writer.task(turns, task, with_answer=True)
+        writer.task(turns, task)
         return writer.rendered() if max_length is None or len(writer.ids) <= max_length else None
     writer.system(turns)
     best: Rendered | None = None
@@ -69,7 +69,7 @@ def render_prompt(turns: Sequence[RoleTurn], task: str, tokenizer: Tokenizer, nu
     asked = turns[:-1] if turns and turns[-1][0] == "assistant" else turns
     writer = _Writer(tokenizer, num_image_tokens)
     if task != DIALOGUE:
-        writer.task(asked, task, with_answer=False)
+        writer.task(asked, task)
     else:
         writer.system(asked)
         for role, content in asked:
@@ -95,15 +95,13 @@ class _Writer:
         self.ids += ids
         self.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
 
-    def task(self, turns: Sequence[RoleTurn], task: str, with_answer: bool) -> None:
-        """Prefix without loss, answer and end of text with it."""
+    def task(self, turns: Sequence[RoleTurn], task: str) -> None:
+        """Prefixes without loss, each answer and the end of text behind it with it."""
         for role, content in turns:
             answer = role == "assistant"
-            if answer and task in LEADING_SPACE:
-                content = with_leading_space(content)
-            self.content(content, supervised=answer)
-        if with_answer:
-            self.add([self.tokenizer.special.endoftext], True)
+            self.content(with_leading_space(content) if answer and task in LEADING_SPACE else content, answer)
+            if answer:
+                self.add([self.tokenizer.special.endoftext], True)
 
     def system(self, turns: Sequence[RoleTurn]) -> None:
         given = [content for role, content in turns if role == "system"]

@@ -91,7 +91,9 @@ def _write_one_shard(
     job: tuple[int, str, list[tuple[int, str, str]], tuple[Path, ...], Path],
 ) -> tuple[str, Counter[str]]:
     seed, split, plan, photos, path = job
-    samples = [make_sample(seed, split, i, task, language, photos) for i, task, language in plan]
+    samples = [
+        make_sample(seed, split, i, task, language, photos, several=split == "train") for i, task, language in plan
+    ]
     for sample in samples:
         if problems := lint(sample):
             raise DataError(f"sample {sample.id}: {problems[0]}")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from qvl import images
-from qvl.data.world.scene import SIDE, Background, BoxPixels, Scene, Thing, Word, fonts_for, load_font
+from qvl.data.world.scene import SIDE, Background, BoxPixels, Scene, Thing, Word, fonts_for, ink_box, load_font
 from qvl.data.world.words import BAR, COLOURS, GLYPHS, KINDS, RGB
 
 COORDINATES = ("x1", "y1", "x2", "y2")
@@ -81,11 +81,11 @@ def _bins(box: BoxPixels) -> list[int]:
 def _glyph_boxes(word: Word) -> list[tuple[str, BoxPixels]]:
     """Each glyph's box after the tilt."""
     font = load_font(word.font, word.font_size)
-    left, top = font.getbbox(word.text)[:2]
+    left, top = ink_box(word.text, word.font, word.font_size)[:2]
     result = []
     for i, glyph in enumerate(word.text):
         before = font.getlength(word.text[:i])
-        x0, y0, x1, y1 = font.getbbox(glyph)
+        x0, y0, x1, y1 = ink_box(glyph, word.font, word.font_size)
         dx, dy = word.origin[0] - left + before, word.origin[1] - top
         corners = [word.at(x + dx, y + dy) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
         xs, ys = zip(*corners, strict=True)
@@ -178,7 +178,7 @@ def _star(cx: float, cy: float, radius: float) -> list[tuple[float, float]]:
 def _draw_word(picture: Image.Image, word: Word) -> None:
     """Ink on the picture at the word's origin; a tilted word is drawn on a mask that is turned."""
     font = load_font(word.font, word.font_size)
-    left, top = font.getbbox(word.text)[:2]
+    left, top = ink_box(word.text, word.font, word.font_size)[:2]
     mask = Image.new("L", picture.size, 0)
     ImageDraw.Draw(mask).text((word.origin[0] - left, word.origin[1] - top), word.text, font=font, fill=255)
     if word.tilt:

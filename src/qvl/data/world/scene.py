@@ -129,6 +129,14 @@ def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(installed_fonts()[name]), size)
 
 
+@lru_cache(maxsize=4096)
+def ink_box(text: str, font: str, size: int) -> tuple[int, int, int, int]:
+    """Where the ink of a text lies, in pixels from the point at which it is drawn."""
+    mask, (left, top) = load_font(font, size).getmask2(text, mode="L")
+    x0, y0, x1, y1 = mask.getbbox() or (0, 0, 1, 1)
+    return (left + x0, top + y0, left + x1, top + y1)
+
+
 def fonts_for(language: str) -> list[str]:
     """Installed fonts with the language's glyphs. MissingDependencyError names the packages."""
     names = CHINESE_FONTS if language == "zh" else LATIN_FONTS
@@ -239,15 +247,15 @@ def _words(rng: random.Random, language: str, count: int, random_words: bool) ->
         tilt = rng.uniform(-9, 9) if rng.random() < 0.3 else 0.0
         size = rng.randint(28, 48) if language == "zh" else rng.randint(24, 40)
         while True:
-            x0, y0, x1, y1 = load_font(font, size).getbbox(text)
+            x0, y0, x1, y1 = ink_box(text, font, size)
             width, height = x1 - x0, y1 - y0
             reach = height + width * abs(math.sin(math.radians(tilt)))  # height of the tilted word
             if width + 10 <= SIDE and reach + 6 <= band:
                 break
             size -= 1
-        x = rng.uniform(4, SIDE - width - 4)
+        x = rng.randint(4, SIDE - math.ceil(width) - 4)
         margin = (reach - height) / 2 + 2
-        y = i * band + rng.uniform(margin, band - height - margin)
+        y = round(i * band + rng.uniform(margin, band - height - margin))
         words.append(Word(text, font, size, (x, y), width, height, tilt))
     return tuple(words)
 

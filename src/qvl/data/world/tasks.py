@@ -45,30 +45,40 @@ _SCENE_OF_TASK = {  # task -> kinds of scene and their weights
     "grounded_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "region_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "ocr": {"words": 0.85, "sign": 0.15},
-    "text": {"things": 0.75, "words": 0.15, "sign": 0.1},
+    "text": {"things": 0.85, "sign": 0.15},
     "dialogue": {"things": 0.7, "words": 0.15, "sign": 0.15},
 }
-# What is asked about a scene told in words, and how often.
-_TEXT_TASKS = {
-    "vqa": 0.5,
-    "referring": 0.2,
-    "grounding": 0.05,
-    "caption": 0.15,
-    "region_caption": 0.05,
-    "grounded_caption": 0.05,
-}
-_TASKS_WITH_BOXES = ("referring", "grounding", "region_caption", "grounded_caption")
+# What is asked about a scene told in words, and how often; with boxes or without any.
+_TEXT_TASKS = {"vqa": 0.8, "caption": 0.2}
+_TEXT_TASKS_WITH_BOXES = {"referring": 0.5, "grounding": 0.1, "region_caption": 0.25, "grounded_caption": 0.15}
+_TEXT_WITH_BOXES = 0.35
+_TEXT_ROUNDS = 5
+# Exchanges about one picture in training: an encoded picture serves several questions for little more.
+MAX_ROUNDS = {"vqa": 5, "referring": 3, "grounding": 2, "region_caption": 3}
 JPEG_QUALITY = 95
 
 
-def make_sample(seed: int, split: str, index: int, task: str, language: str, photos: tuple[Path, ...] = ()) -> Sample:
-    """The index-th sample of a split: a pure function of its arguments (and the installed fonts)."""
+def make_sample(
+    seed: int,
+    split: str,
+    index: int,
+    task: str,
+    language: str,
+    photos: tuple[Path, ...] = (),
+    several: bool = False,
+) -> Sample:
+    """The index-th sample of a split: a pure function of its arguments (and the installed fonts).
+
+    several: up to MAX_ROUNDS different exchanges about the picture, else one.
+    """
     key = f"{seed}/{split}/{task}/{language}/{index}"
     rng = random.Random(key)
     scenes = [_scene_for(rng, task, language, photos)]
     if task == "dialogue" and rng.random() < 0.5:
         scenes.append(_scene_for(rng, task, language, photos))
     turns = _TURNS[task](rng, scenes)
+    if several and task in MAX_ROUNDS:
+        turns += _more_rounds(rng, scenes, task, turns)
     pictures: tuple[bytes, ...] = () if task == "text" else tuple(_encode(scene) for scene in scenes)
     if task == "dialogue" and not any(isinstance(s, Image) for turn in turns for s in turn.content):
         pictures = ()
@@ -77,6 +87,19 @@ def make_sample(seed: int, split: str, index: int, task: str, language: str, pho
     if photo and pictures:
         provenance["photographs"] = photo
     return Sample(f"world-{key.replace('/', '-')}", task, language, pictures, tuple(turns), provenance)
+
+
+def _more_rounds(rng: random.Random, scenes: list[Scene], task: str, first: list[Turn]) -> list[Turn]:
+    """Further exchanges of the same task on the same picture, none asked twice."""
+    told = [segment for segment in first[0].content if isinstance(segment, Image)]
+    asked = {first[0].content}
+    turns: list[Turn] = []
+    for _ in range(MAX_ROUNDS[task] - 1):
+        user, assistant = _TURNS[task](rng, scenes)
+        if user.content not in asked:
+            asked.add(user.content)
+            turns += _pair(tuple(s for s in user.content if s not in told), assistant.content)
+    return turns
 
 
 def _scene_for(rng: random.Random, task: str, language: str, photos: tuple[Path, ...]) -> Scene:
@@ -203,16 +226,24 @@ def _described(scene: Scene) -> list[tuple[str, Box]]:
 
 
 def _text(rng: random.Random, scenes: list[Scene]) -> list[Turn]:
-    """A task on the scene told in words: what a language model can learn before it sees."""
-    task = rng.choices(list(_TEXT_TASKS), list(_TEXT_TASKS.values()))[0]
+    """Tasks on the scene told in words: what a language model can learn before it sees."""
+    boxes = rng.random() < _TEXT_WITH_BOXES
+    shares = _TEXT_TASKS_WITH_BOXES if boxes else _TEXT_TASKS
+    tasks = rng.choices(list(shares), list(shares.values()), k=_TEXT_ROUNDS)
     scene = scenes[0]
-    while scene.bars or not (scene.things or task == "vqa"):
-        scene = _scene_for(rng, task, scene.language, ())
-    user, assistant = _TURNS[task](rng, [scene])
-    told = describe(scene, boxes=task in _TASKS_WITH_BOXES)
-    asked = [segment for segment in user.content if not isinstance(segment, Image)]
-    answer = with_leading_space(assistant.content) if task in prompts.LEADING_SPACE else assistant.content
-    return _pair((*told, Text("\n"), *asked), answer)
+    while scene.bars or not scene.things:
+        scene = _scene_for(rng, "text", scene.language, ())
+    turns: list[Turn] = []
+    asked: set[Content] = set()
+    for task in tasks:
+        user, assistant = _TURNS[task](rng, [scene])
+        if user.content in asked:
+            continue
+        asked.add(user.content)
+        question = tuple(segment for segment in user.content if not isinstance(segment, Image))
+        answer = with_leading_space(assistant.content) if task in prompts.LEADING_SPACE else assistant.content
+        turns += _pair(question, answer)
+    return [Turn("user", (*describe(scene, boxes), Text("\n"), *turns[0].content)), *turns[1:]]
 
 
 _HELLO = {

@@ -1,0 +1,133 @@
+"""Speed of the tiny recipe on this machine: training steps of each stage, and generation.
+
+    .venv/bin/python benchmarks/tiny.py > benchmarks/tiny.txt
+
+Training speed is that of whole optimizer steps in the recipe's own batches. Generation stands beside its peer
+in the same process: recomputing the whole sequence for each token.
+"""
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from qvl.data.sample import LANGUAGES, TASKS, write_shard
+from qvl.data.world.build import write_dense
+from qvl.data.world.tasks import make_sample
+from qvl.generate.engine import generate
+from qvl.model.config import PRESETS
+from qvl.model.precision import autocast
+from qvl.model.qwen_vl import QwenVL
+from qvl.text.render import render_prompt
+from qvl.text.tokenizer import Tokenizer
+from qvl.train.dense import DenseHead
+from qvl.train.optim import build_optimizers, freeze, set_lr
+from qvl.train.recipe import load_recipe
+from qvl.train.trainer import Measured, build_loader, dense_measure, model_config, token_measure
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
+STAGES = ("warmup_vision", "warmup_text", "pretrain", "multitask", "sft")
+STEPS = 5
+
+
+def seconds(work: Callable[[], object], repeat: int = STEPS) -> float:
+    """Mean time of a call, after one to warm up."""
+    work()
+    start = time.perf_counter()
+    for _ in range(repeat):
+        work()
+    return (time.perf_counter() - start) / repeat
+
+
+def product_speed(dtype: torch.dtype) -> float:
+    """FLOP/s of one 2048 x 2048 x 2048 product."""
+    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / seconds(lambda: a @ b, 10)
+
+
+def small_run(folder: Path) -> Path:
+    """A run folder with a little of everything."""
+    samples = [
+        make_sample(1, "train", i, task, language) for task in TASKS for language in LANGUAGES for i in range(40)
+    ]
+    write_shard(samples, folder / "world" / "train" / "00000.parquet")
+    write_dense(folder / "dense", 1, 128, PRESETS["tiny"].vision.grid, workers=1)
+    return folder
+
+
+def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float, Measured]:
+    """Seconds of an optimizer step, and what one of its micro-batches holds."""
+    recipe = load_recipe(RECIPES / f"{stage}.toml", ['data.split_dirs=["world/train"]'])
+    model = QwenVL(model_config(recipe, tokenizer)).train()
+    model.initialize(0)
+    freeze(model, recipe.trains)
+    optimizers = build_optimizers(model, recipe.optim)
+    set_lr(optimizers, 1e-4)
+    head = DenseHead(model.config.vision, 0) if recipe.objective == "dense" else None
+    measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
+    batch, _ = next(iter(build_loader(recipe, run_dir, model, tokenizer)))
+
+    def step() -> Measured:
+        measured = measure(batch)
+        measured.loss_sum.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return measured
+
+    return seconds(step), step()
+
+
+def main() -> None:
+    tokenizer = Tokenizer.tiny()
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    speeds = [product_speed(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
+    print(f"one large product: float32 {speeds[0]:.0f}, bf16 {speeds[1]:.0f} GFLOP/s\n")
+    print("training            samples/s   tokens/s   ms/step")
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = small_run(Path(folder))
+        for stage in STAGES:
+            time_taken, measured = stage_speed(stage, run_dir, tokenizer)
+            print(
+                f"{stage:18} {measured.samples / time_taken:10.0f} {measured.tokens / time_taken:10.0f} "
+                f"{1000 * time_taken:9.0f}"
+            )
+    print("\ngeneration of 64 tokens after one picture")
+    print_generation(tokenizer)
+
+
+def print_generation(tokenizer: Tokenizer) -> None:
+    """Tokens/s for batches of 1 and 32, from the cache and recomputed."""
+    model = QwenVL(model_config(load_recipe(RECIPES / "sft.toml"), tokenizer)).eval()
+    model.initialize(0)
+    sample = make_sample(1, "test", 0, "caption", "en")
+    turns = [(turn.role, turn.content) for turn in sample.turns]
+    prompt = render_prompt(turns, "caption", tokenizer, model.config.vision.num_queries).input_ids
+    side = model.config.vision.image_size
+    new_tokens = 64
+    for rows in (1, 32):
+        pictures = torch.randn(rows, 3, side, side)
+
+        def cached(rows: int = rows, pictures: torch.Tensor = pictures) -> object:
+            return generate(model, [prompt] * rows, pictures, max_new_tokens=new_tokens, stop_ids=())
+
+        def recomputed(rows: int = rows, pictures: torch.Tensor = pictures) -> object:
+            ids = torch.tensor([prompt] * rows)
+            with torch.inference_mode():
+                for _ in range(new_tokens):
+                    hidden = model.hidden_states(ids, pictures)
+                    token = model.language.head(hidden[:, -1]).argmax(-1)
+                    ids = torch.cat((ids, token[:, None]), dim=1)
+            return ids
+
+        with autocast("cpu"):
+            fast, slow = seconds(cached, 3), seconds(recomputed, 1)
+        speed = rows * new_tokens / fast
+        print(f"batch {rows:3}: {speed:8.0f} tokens/s from the cache, {slow / fast:5.1f} times recomputing")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,11 @@ TIMEOUT_MS = 30_000
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
   pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }"""
 
+# Not the browser driver's own call for it: with the page's scripts off that one never returns.
+_ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
+  document.documentElement.append(style); }"""
+FONT_CHECKS, FONT_PAUSE_MS = 40, 50
+
 logger = logging.getLogger(__name__)
 
 
@@ -123,8 +128,8 @@ class Browser:
         address = str(source) if is_url(source) else Path(source).resolve().as_uri()
         try:
             tab.page.goto(address, wait_until="load", timeout=TIMEOUT_MS)
-            tab.page.add_style_tag(content=STYLE)
-            tab.page.evaluate("document.fonts.ready.then(() => null)")
+            tab.page.evaluate(_ADD_STYLE, STYLE)
+            _wait_for_fonts(tab.page)
         except self._api.Error as error:
             tab.close()
             raise DataError(f"{label}: does not load ({str(error).splitlines()[0]})") from error
@@ -178,6 +183,14 @@ class _Tab:
     def close(self) -> None:
         """Close the page and its context."""
         self.context.close()
+
+
+def _wait_for_fonts(page: Any) -> None:
+    """Until the page's own fonts are there, two seconds at most: text moves when they come."""
+    for _ in range(FONT_CHECKS):
+        if page.evaluate("document.fonts.status") == "loaded":
+            return
+        page.wait_for_timeout(FONT_PAUSE_MS)
 
 
 def _check_file(path: Path, label: str) -> None:

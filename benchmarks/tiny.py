@@ -19,7 +19,7 @@ from qvl.data.world.build import write_dense
 from qvl.data.world.tasks import make_sample
 from qvl.generate.engine import generate
 from qvl.model.config import PRESETS
-from qvl.model.precision import autocast
+from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.render import render_prompt
 from qvl.text.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def print_generation(tokenizer: Tokenizer) -> None:
                     ids = torch.cat((ids, token[:, None]), dim=1)
             return ids
 
-        with autocast("cpu"):
+        with fast_kernels("cpu"):
             fast, slow = seconds(cached, 3), seconds(recomputed, 1)
         speed = rows * new_tokens / fast
         print(f"batch {rows:3}: {speed:8.0f} tokens/s from the cache, {slow / fast:5.1f} times recomputing")

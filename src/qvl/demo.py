@@ -1,5 +1,6 @@
 """The whole recipe at laptop size, in one go: world, documents, stages, evaluation, report."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from qvl.train.recipe import load_recipe, read_settings
 from qvl.train.trainer import run_recipe
 
 WORLD_NAME = "world.toml"
+DOCUMENTS = "documents"
 MAX_FOUND_DOCUMENTS = 3
 
 
@@ -73,7 +75,7 @@ def _read_documents(out: Path) -> None:
     """Crops of the bundled pages and of documents found on this machine, as OCR samples for stage 2."""
     documents = [*bundled_documents(), *found_documents()]
     try:
-        report = build_ocr(documents, out / "documents", mode="crop", overwrite=True)
+        report = build_ocr(documents, out / DOCUMENTS, mode="crop", overwrite=True)
     except MissingDependencyError as error:
         print(f"  left out: {error}")
         return
@@ -86,7 +88,11 @@ def found_documents() -> list[Path]:
 
 
 def _train(recipes: Path, stage: str, out: Path) -> None:
-    run_recipe(recipes / f"{stage}.toml", None, out)
+    """One stage; on what is there, where the documents had to be left out."""
+    path = recipes / f"{stage}.toml"
+    wanted = load_recipe(path).data.split_dirs
+    there = [split for split in wanted if split != DOCUMENTS or list((out / DOCUMENTS).glob("*.parquet"))]
+    run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out)
 
 
 def _evaluate(config: DemoConfig, out: Path, stage: str) -> None:

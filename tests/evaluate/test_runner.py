@@ -66,7 +66,7 @@ def test_answers_belong_to_their_samples_whatever_the_batch(
 
     In float32: a bf16 product depends on the shape of the batch.
     """
-    monkeypatch.setattr(runner, "autocast", lambda device: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr(runner, "fast_kernels", lambda device: torch.autocast("cpu", enabled=False))
     samples = select([split_dir], None)
 
     def answers(batch_size: int) -> dict:

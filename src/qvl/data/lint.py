@@ -21,6 +21,7 @@ from qvl.data.sample import LANGUAGES, ROLES, SCHEMA, TASKS, Sample, Turn, from_
 from qvl.errors import DataError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Text
 
+PROVENANCE_KEYS = ("source", "row", "settings")
 EXAMPLES = 20  # problems that a report spells out
 
 
@@ -57,6 +58,7 @@ class LintReport:
 def lint(sample: Sample) -> list[str]:
     """All problems of one sample; empty when it is sound."""
     problems = list(_labels(sample))
+    problems += _origin(sample)
     problems += _roles(sample.task, sample.turns)
     problems += _image_places(sample)
     for index, image in enumerate(sample.images):
@@ -116,6 +118,11 @@ def _labels(sample: Sample) -> Iterator[str]:
         yield f"task: {sample.task!r} is not one of {', '.join(TASKS)}"
     if sample.language not in LANGUAGES:
         yield f"language: {sample.language!r} is not one of {', '.join(LANGUAGES)}"
+
+
+def _origin(sample: Sample) -> Iterator[str]:
+    if missing := [key for key in PROVENANCE_KEYS if key not in sample.provenance]:
+        yield f"provenance: no {', '.join(missing)}"
 
 
 def _roles(task: str, turns: tuple[Turn, ...]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from qvl.errors import DataError
 from qvl.evaluate.scoring import TASKS, best_constant, score
 from qvl.generate.chat import answer_content, stop_ids
 from qvl.generate.engine import generate
-from qvl.model.precision import autocast
+from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.markup import Content, from_json, to_json, to_string
 from qvl.text.render import Rendered, render_prompt
@@ -94,7 +94,7 @@ def answer(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         pixels = _pixels(model, [(samples[i], prompts[i]) for i in batch])
-        with autocast(device):
+        with fast_kernels(device):
             generated = generate(
                 model,
                 [prompts[i].input_ids for i in batch],

@@ -15,7 +15,7 @@ from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
-from qvl.model.precision import autocast
+from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.dense import DenseHead, DenseLoader
@@ -105,6 +105,11 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
     if head is not None:
         optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
     loader = build_loader(recipe, run_dir, model, tokenizer)
+    if isinstance(loader, Loader) and (loader.dropped or loader.truncated):
+        print(
+            f"{recipe.name}: {len(loader.dropped)} of {len(loader.samples) + len(loader.dropped)} samples are longer "
+            f"than a row of {recipe.data.row_length} tokens and left out; {len(loader.truncated)} lost turns"
+        )
     first_step = _resume(stage_dir, model, optimizers, head, loader)
     measure = dense_measure(model, head, device) if head is not None else token_measure(model, device)
     trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -156,7 +161,7 @@ def token_measure(model: QwenVL, device: str) -> Callable[[Batch], Measured]:
         pixels = None if batch.pixel_values is None else batch.pixel_values.to(device)
         weights = None if batch.loss_weights is None else batch.loss_weights.to(device)
         ids, labels, documents = (t.to(device) for t in (batch.input_ids, batch.labels, batch.document_ids))
-        with autocast(device):
+        with fast_kernels(device):
             loss_sum, weight = model.loss(
                 ids, labels, pixel_values=pixels, document_ids=documents, loss_weights=weights
             )
@@ -170,7 +175,7 @@ def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tupl
 
     def measure(batch: tuple[Tensor, Tensor]) -> Measured:
         pixels, labels = batch[0].to(device), batch[1].to(device)
-        with autocast(device):
+        with fast_kernels(device):
             features = model.vision(pixels)  # (N, P, width)
             loss = head.loss(features, labels)
         return Measured(loss * len(pixels), len(pixels), len(pixels), features.shape[0] * features.shape[1])

@@ -22,7 +22,8 @@ from qvl.errors import MissingDependencyError
 
 SIDE = 112  # pixels; every length below is meant at this side
 SCENE_KINDS = {"things": 0.55, "words": 0.30, "chart": 0.08, "sign": 0.07}
-SMALL, LARGE = (20, 28), (36, 50)
+LATTICE = 4  # things begin and end on multiples of this, so that a tiny model can name their corners exactly
+SMALL, LARGE = (20, 24, 28), (36, 40, 44, 48)
 
 FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".fonts")
 LATIN_FONTS = (
@@ -205,7 +206,7 @@ def _things(
     colours = visible_colours(background)
     for _ in range(count):
         size = rng.choice(("small", "large"))
-        side = rng.randint(*(LARGE if size == "large" else SMALL))
+        side = rng.choice(LARGE if size == "large" else SMALL)
         box = _free_place(rng, side, taken)
         if box is None:
             continue
@@ -218,7 +219,7 @@ def _things(
 
 def _free_place(rng: random.Random, side: int, taken: list[BoxPixels]) -> BoxPixels | None:
     for _ in range(30):
-        x, y = rng.randint(0, SIDE - side), rng.randint(0, SIDE - side)
+        x, y = (LATTICE * rng.randint(0, (SIDE - side) // LATTICE) for _ in range(2))
         if all(x + side + 2 < a or c + 2 < x or y + side + 2 < b or d + 2 < y for a, b, c, d in taken):
             return (x, y, x + side, y + side)
     return None
@@ -253,7 +254,7 @@ def _words(rng: random.Random, language: str, count: int, random_words: bool) ->
             if width + 10 <= SIDE and reach + 6 <= band:
                 break
             size -= 1
-        x = rng.randint(4, SIDE - math.ceil(width) - 4)
+        x = LATTICE * rng.randint(1, (SIDE - width - 4) // LATTICE)
         margin = (reach - height) / 2 + 2
         y = round(i * band + rng.uniform(margin, band - height - margin))
         words.append(Word(text, font, size, (x, y), width, height, tilt))

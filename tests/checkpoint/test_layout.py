@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qvl.checkpoint import load_model, save_model
-from qvl.checkpoint.convert import convert_bin
 from qvl.checkpoint.names import published_names
 from qvl.errors import CheckpointError
 from qvl.model.config import PRESETS
@@ -17,14 +16,6 @@ from qvl.model.qwen_vl import QwenVL
 
 FOLDER = Path("tests/data/model-tiny")
 FULL = json.loads(Path("tests/data/full-shapes/shapes.json").read_text())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(FOLDER / name, tmp_path / name)
-    return tmp_path
 
 
 def test_the_full_model_has_the_published_names_shapes_and_counts() -> None:
@@ -63,13 +54,23 @@ def test_save_then_load_gives_the_same_weights_and_config(tmp_path: Path) -> Non
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+def test_published_names_and_tensors_survive_a_round_trip(tmp_path: Path) -> None:
+    save_model(load_model(FOLDER), tmp_path)
+    before, after = load_file(FOLDER / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    published = json.loads((FOLDER / "config.json").read_text())
+    ours = json.loads((tmp_path / "config.json").read_text())
+    assert ours == {key: published[key] for key in ours}  # no key of our own, no other value
+
+
 def test_loads_in_another_dtype(folder: Path) -> None:
     assert {p.dtype for p in load_model(folder, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
-def test_sharded_files_with_an_index(folder: Path) -> None:
+def shard(folder: Path) -> None:
+    """Two weights files and an index instead of one file."""
     tensors = load_file(folder / "model.safetensors")
-    whole = load_model(folder)
     (folder / "model.safetensors").unlink()
     weight_map = {}
     for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
@@ -77,11 +78,32 @@ def test_sharded_files_with_an_index(folder: Path) -> None:
         save_file({name: tensors[name] for name in names}, folder / file)
         weight_map.update(dict.fromkeys(names, file))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_sharded_files_with_an_index(folder: Path) -> None:
+    whole = load_model(folder)
+    shard(folder)
     sharded = load_model(folder)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), sharded.parameters(), strict=True))
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-1\.safetensors, which is missing"):
         load_model(folder)
+
+
+def test_an_index_that_names_no_files(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": 3}}')
+    with pytest.raises(CheckpointError, match="no weight_map of file names"):
+        load_model(folder)
+
+
+def test_saving_over_a_sharded_checkpoint_replaces_it(folder: Path) -> None:
+    """Its index would otherwise bring the old weights back."""
+    shard(folder)
+    model = load_model(folder)
+    with torch.no_grad():
+        model.language.ln_f.weight.fill_(7)
+    save_model(model, folder)
+    assert torch.equal(load_model(folder).language.ln_f.weight, model.language.ln_f.weight)
 
 
 def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
@@ -116,7 +138,18 @@ def test_a_file_that_is_cut_short(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("hidden_size", None, "hidden_size"), ("vocab_size", "many", "vocab_size"), ("visual", 3, "not a Qwen-VL")],
+    [
+        ("hidden_size", None, "hidden_size"),
+        ("vocab_size", "many", "vocab_size"),
+        ("vocab_size", 320.0, "positive integer"),
+        ("vocab_size", 314, "image_start_id"),
+        ("num_attention_heads", 0, "positive integer"),
+        ("num_attention_heads", 128, "even"),
+        ("kv_channels", 32, "kv_channels"),
+        ("rotary_emb_base", float("nan"), "positive number"),
+        ("visual", 3, "not a Qwen-VL"),
+        ("quantization_config", {"bits": 4}, "not supported"),
+    ],
 )
 def test_a_config_with_a_wrong_value(folder: Path, key: str, value: object, message: str) -> None:
     config = json.loads((folder / "config.json").read_text())
@@ -134,34 +167,3 @@ def test_folders_without_weights(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         load_model(tmp_path)
-
-
-def test_bin_files_only_through_the_converter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    whole = load_model(folder)
-    (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
-    for number, part in enumerate((names[:30], names[30:]), start=1):
-        torch.save({name: tensors[name] for name in part}, folder / f"pytorch_model-{number:05d}-of-00002.bin")
-    with pytest.raises(CheckpointError, match="qvl convert"):
-        load_model(folder)
-    out = tmp_path_factory.mktemp("converted")
-    assert len(convert_bin(folder, out)) == 2
-    converted = load_model(out)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), converted.parameters(), strict=True))
-
-
-class Payload:
-    """What a hostile pickle would carry."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("this must never run",)
-
-
-def test_the_converter_runs_nobodys_code(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.save({"x": Payload()}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="not a plain file of tensors"):
-        convert_bin(folder, tmp_path_factory.mktemp("out"))
-    assert "never run" not in capsys.readouterr().out

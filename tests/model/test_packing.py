@@ -1,5 +1,6 @@
 """Packed rows, padding and gradients of the whole model."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qvl.errors import TextError
+from qvl.model.cache import KVCache
 from qvl.model.config import PRESETS
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.special_tokens import IGNORE_INDEX
@@ -106,11 +108,56 @@ def test_loss_weights_scale_each_token(model: QwenVL) -> None:
     assert float(weight) == float(count) / 2
 
 
-@pytest.mark.parametrize("mask", [None, torch.ones(2, 9, dtype=torch.bool)])
-def test_padding_mask_of_ones_changes_nothing(model: QwenVL, mask: Tensor | None) -> None:
+def test_padding_mask_of_ones_changes_nothing(model: QwenVL) -> None:
     ids = torch.arange(18).view(2, 9)
     with torch.inference_mode():
-        torch.testing.assert_close(model(ids, attention_mask=mask), model(ids))
+        torch.testing.assert_close(model(ids, attention_mask=torch.ones(2, 9, dtype=torch.bool)), model(ids))
+
+
+def test_left_padded_cached_batch_equals_one_row_alone(model: QwenVL) -> None:
+    """Prompts of two lengths, then several new tokens at once, then one at a time."""
+    long, short = DOCUMENTS[0][0], DOCUMENTS[2][0]
+    padding = len(long) - len(short)
+    ids = torch.tensor([long, [0] * padding + short])
+    mask = torch.ones(ids.shape, dtype=torch.bool)
+    mask[1, :padding] = False
+    new = torch.randint(0, 1000, (2, 6), generator=torch.Generator().manual_seed(4))
+    cache = KVCache()
+    with torch.inference_mode():
+        model(ids, pictures(2), mask, cache=cache)
+        pieces = [model(piece, cache=cache) for piece in (new[:, :4], new[:, 4:5], new[:, 5:])]
+        alone = model(torch.tensor([short + new[1].tolist()]), pictures(2)[1:])
+    torch.testing.assert_close(torch.cat(pieces, dim=1)[1], alone[0, -6:], atol=1e-5, rtol=0)
+
+
+def test_image_tokens_said_while_decoding_are_plain_tokens(model: QwenVL) -> None:
+    cache = KVCache()
+    with torch.inference_mode():
+        model(torch.tensor([[1, 2, 3]]), cache=cache)
+        said = model(torch.tensor([[START]]), cache=cache)
+    assert said.isfinite().all()
+
+
+def test_a_row_without_supervised_tokens_has_no_loss(model: QwenVL) -> None:
+    ids = torch.tensor([DOCUMENTS[0][0]])
+    loss, count = model.loss(ids, torch.full_like(ids, IGNORE_INDEX), pictures(1))
+    loss.backward()
+    assert (float(loss.detach()), float(count)) == (0.0, 0.0)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bf16 weights", "autocast"])
+def test_bfloat16_stays_near_float32(model: QwenVL, autocast: bool) -> None:
+    """Logits of about 1 move by a few hundredths when 8 bits are kept."""
+    ids, picture = torch.tensor([DOCUMENTS[0][0]]), pictures(1)
+    half = model if autocast else copy.deepcopy(model).to(torch.bfloat16)
+    with torch.inference_mode():
+        exact = model(ids, picture)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            near = half(ids, picture)
+    assert near.dtype == torch.bfloat16
+    assert float((near.float() - exact).abs().max()) < 0.1 * float(exact.abs().max())
 
 
 def test_images_and_spans_must_match(model: QwenVL) -> None:
@@ -121,6 +168,10 @@ def test_images_and_spans_must_match(model: QwenVL) -> None:
         model(ids)
     with pytest.raises(TextError, match="cut"):
         model(ids[:, :10], pictures(1))
+    for length in (QUERIES - 1, QUERIES + 1):
+        span = torch.tensor([[START, *[START + 2] * length, START + 1, *range(20)]])
+        with pytest.raises(TextError, match=f"not {QUERIES} places long"):
+            model(span, pictures(1))
 
 
 def test_initialisation_is_a_function_of_the_seed() -> None:

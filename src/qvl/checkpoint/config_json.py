@@ -41,14 +41,14 @@ def config_from_json(raw: dict[str, Any], source: str) -> QwenVLConfig:
     vision = _take(visual, _VISION_KEYS, source, "visual.")
     vision.update({key: visual[key] for key in _VISION_EXTRAS if key in visual})
     language = _take(raw, _LANGUAGE_KEYS, source, "")
-    kv_channels = raw.get("kv_channels")
-    if kv_channels not in (None, language["hidden_size"] // language["num_heads"]):
-        raise CheckpointError(f"{source}: kv_channels = {kv_channels} must be hidden_size / num_attention_heads")
     start = _take(visual, {"image_start_id": "image_start_id"}, source, "visual.")["image_start_id"]
     try:
-        return QwenVLConfig(VisionConfig(**vision), LanguageConfig(**language), start)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+        config = QwenVLConfig(VisionConfig(**vision), LanguageConfig(**language), start)
+    except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    if (kv_channels := raw.get("kv_channels")) not in (None, config.language.head_size):
+        raise CheckpointError(f"{source}: kv_channels = {kv_channels} must be hidden_size / num_attention_heads")
+    return config
 
 
 def config_to_json(config: QwenVLConfig) -> dict[str, Any]:

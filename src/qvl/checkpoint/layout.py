@@ -20,6 +20,7 @@ from qvl.text.tokenizer import Tokenizer
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+BIN_PATTERN = "pytorch_model*.bin"  # what the published checkpoints came as
 
 
 def load_config(directory: Path) -> QwenVLConfig:
@@ -69,6 +70,7 @@ def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None
     names = published_names(model.config)
     tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in names.items()}
     write_weights(tensors, directory / WEIGHTS_NAME)
+    (directory / INDEX_NAME).unlink(missing_ok=True)  # of a sharded checkpoint saved over: it would win
     if tokenizer is not None:
         tokenizer.save(directory)
     text = json.dumps(config_to_json(model.config), indent=2, sort_keys=True)
@@ -79,8 +81,11 @@ def write_text(path: Path, text: str) -> None:
     """A small file that appears whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -98,12 +103,12 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_NAME
     if index.exists():
         weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index}: no weight_map; download the index again")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{index}: no weight_map of file names; download the index again")
         paths = [directory / name for name in sorted(set(weight_map.values()))]
     elif (directory / WEIGHTS_NAME).exists():
         paths = [directory / WEIGHTS_NAME]
-    elif list(directory.glob("*.bin")):
+    elif list(directory.glob(BIN_PATTERN)):
         raise CheckpointError(f"{directory}: only .bin weights; make safetensors with `qvl convert {directory} OUT`")
     else:
         raise CheckpointError(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is here")

@@ -1,13 +1,17 @@
 """What a run needs to go on: weights, optimizer, loader position. Each state appears whole or not at all."""
 
 import os
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from qvl.checkpoint.pickles import read_pickle
+from qvl.errors import CheckpointError
+
 KEPT_STATES = 2
+_KEYS = {"step", "model", "optimizer", "extra"}
 
 
 def save_state(
@@ -17,24 +21,32 @@ def save_state(
     state_dir.mkdir(parents=True, exist_ok=True)
     path = state_dir / f"step-{step:08d}.pt"
     temporary = state_dir / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
-        torch.save({"step": step, "model": model, "optimizer": optimizer, "extra": extra}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"step": step, "model": model, "optimizer": optimizer, "extra": extra}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     for old in _paths(state_dir)[:-KEPT_STATES]:
         old.unlink()
     return path
 
 
 def latest_state(state_dir: Path) -> dict[str, Any] | None:
-    """The newest state that can be read (keys step, model, optimizer, extra), None when there is none."""
+    """The newest state that can be read (keys step, model, optimizer, extra), None when there is none.
+
+    One that can't be read, damaged outside our control, is named in a warning and the one before it serves.
+    """
     for path in reversed(_paths(state_dir)):
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError):
-            continue  # damaged outside our control: the one before it serves
-        return state
+            state: dict[str, Any] = read_pickle(path)
+        except CheckpointError:
+            state = {}
+        if isinstance(state, dict) and state.keys() == _KEYS:
+            return state
+        warnings.warn(f"{path}: damaged or no training state, passed over", stacklevel=2)
     return None
 
 

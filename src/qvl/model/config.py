@@ -1,12 +1,26 @@
 """Sizes of the three parts, and the presets. Source: config.json of the published checkpoints; paper Table 1."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_positive(config: Any) -> None:
+    """Every int field a positive integer, every float field a positive finite number."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int:
+            _require(type(value) is int and value > 0, f"{field.name} = {value!r} must be a positive integer")
+        elif field.type is float:
+            _require(
+                type(value) in (int, float) and 0 < value < math.inf,
+                f"{field.name} = {value!r} must be a positive number",
+            )
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,7 @@ class VisionConfig:
     adapter_head_size: int = 128
 
     def __post_init__(self) -> None:
+        _require_positive(self)
         _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of patch_size")
         _require(self.width % self.heads == 0, "width must be a multiple of heads")
         _require(
@@ -57,8 +72,13 @@ class LanguageConfig:
     no_bias: bool = True
 
     def __post_init__(self) -> None:
+        _require_positive(self)
         _require(self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads")
         _require(self.intermediate_size % 2 == 0, "intermediate_size must be even")
+        _require(
+            self.head_size % 2 == 0 and self.head_size > 2,
+            "hidden_size / num_heads must be even and above 2: rotary positions turn pairs of channels",
+        )
 
     @property
     def head_size(self) -> int:
@@ -77,6 +97,10 @@ class QwenVLConfig:
         _require(
             self.vision.output_dim == self.language.hidden_size,
             "the adapter's output_dim must equal hidden_size",
+        )
+        _require(
+            type(self.image_start_id) is int and 0 <= self.image_start_id < self.language.vocab_size - 2,
+            f"image_start_id = {self.image_start_id!r}: it and the two ids behind it must lie below vocab_size",
         )
 
     @property

@@ -162,7 +162,7 @@ def make_scene(
     kind = kind or rng.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0]
     background = _background(rng, photos, plain=kind == "chart")
     if kind == "things":
-        return Scene(language, background, things=_things(rng, background, rng.choice((1, 2, 2, 3, 3, 4))))
+        return Scene(language, background, things=_things(rng, background, rng.choice((1, 2, 2, 3))))
     if kind == "chart":
         return Scene(language, background, bars=_bars(rng, background))
     if kind == "words":

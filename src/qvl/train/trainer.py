@@ -133,8 +133,8 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
                 states = {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}
                 save_state(stage_dir / "state", step + 1, model.state_dict(), states, extra)
     model.eval()
-    if head is not None:
-        (pixels, labels), _ = next(batches)
+    if head is not None and isinstance(loader, DenseLoader):
+        (pixels, labels), _ = next(iter(loader))
         with fast_kernels(device):
             named = head.accuracy(model.vision(pixels.to(device)), labels.to(device))
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))

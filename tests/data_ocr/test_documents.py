@@ -15,7 +15,8 @@ from qvl.data.sample import Sample, read_split
 from qvl.errors import UsageError
 from qvl.text.markup import Quad, Ref, quad_to_pixels
 
-PAGE = """<!doctype html><meta charset="utf-8"><style>body {{ font: 28px sans-serif; margin: 40px; print-color-adjust: exact }}</style>
+PAGE = """<!doctype html><meta charset="utf-8">
+<style>body {{ font: 28px sans-serif; margin: 40px; print-color-adjust: exact }}</style>
 <p>Sixteen pigeons sat on the roof</p><p>屋顶上坐着十六只鸽子</p><p style="color:white">unseen words</p>{extra}"""
 
 

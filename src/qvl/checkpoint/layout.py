@@ -1,7 +1,6 @@
 """Checkpoint folders in the published layout: config.json, safetensors, the vocabulary."""
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from qvl.checkpoint.config_json import config_from_json, config_to_json
 from qvl.checkpoint.names import published_names
 from qvl.errors import CheckpointError
+from qvl.files import replacing, write_text
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
@@ -77,25 +77,10 @@ def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None
     write_text(directory / CONFIG_NAME, text + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small file that appears whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """One safetensors file, written beside its place and then moved there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """One safetensors file."""
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """What a run needs to go on: weights, optimizer, loader position. Each state appears whole or not at all."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from qvl.checkpoint.pickles import read_pickle
 from qvl.errors import CheckpointError
+from qvl.files import replacing
 
 KEPT_STATES = 2
 _KEYS = {"step", "model", "optimizer", "extra"}
@@ -18,17 +18,9 @@ def save_state(
     state_dir: Path, step: int, model: dict[str, Any], optimizer: dict[str, Any], extra: dict[str, Any]
 ) -> Path:
     """Write step-NNNNNNNN.pt: beside its place, flushed to the disk, then moved there. Older ones go."""
-    state_dir.mkdir(parents=True, exist_ok=True)
     path = state_dir / f"step-{step:08d}.pt"
-    temporary = state_dir / f".{path.name}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"step": step, "model": model, "optimizer": optimizer, "extra": extra}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        torch.save({"step": step, "model": model, "optimizer": optimizer, "extra": extra}, temporary)
     for old in _paths(state_dir)[:-KEPT_STATES]:
         old.unlink()
     return path

@@ -5,7 +5,6 @@ is columnar (rules read only the columns they need), compressed, and every tool 
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qvl.errors import DataError, TextError
+from qvl.files import replacing
 from qvl.text.markup import Content, from_json, to_json
 
 TASKS = (
@@ -95,13 +95,8 @@ def from_row(row: dict[str, Any]) -> Sample:
 def write_shard(samples: Iterable[Sample], path: Path) -> int:
     """Write one shard atomically; returns the number of samples."""
     rows = [to_row(s) for s in samples]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, row_group_size=256)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(rows)
 
 

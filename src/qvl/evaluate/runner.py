@@ -1,7 +1,6 @@
 """A held-out split -> answers and scores, by task and language."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from qvl import images
 from qvl.data.sample import LANGUAGES, Sample, read_split
 from qvl.errors import DataError
 from qvl.evaluate.scoring import TASKS, best_constant, score
+from qvl.files import write_text
 from qvl.generate.chat import answer_content, stop_ids
 from qvl.generate.engine import generate
 from qvl.model.precision import fast_kernels
@@ -57,8 +57,8 @@ def evaluate(
     answers = list(answer(model, tokenizer, samples, batch_size, max_new_tokens))
     scores = score_answers(answers)
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write(out_dir / PREDICTIONS_NAME, "".join(prediction_line(a) for a in answers))
-    _write(out_dir / SCORES_NAME, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    write_text(out_dir / PREDICTIONS_NAME, "".join(prediction_line(a) for a in answers))
+    write_text(out_dir / SCORES_NAME, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
     return scores
 
 
@@ -168,9 +168,3 @@ def question_of(sample: Sample) -> str:
 def asked_content(sample: Sample) -> Content:
     """The content of the turn before the answer."""
     return sample.turns[-2].content if len(sample.turns) > 1 else ()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -11,7 +11,6 @@ import codecs
 import hashlib
 import importlib.util
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
@@ -21,6 +20,7 @@ from pathlib import Path
 import tiktoken
 
 from qvl.errors import MissingDependencyError, TextError
+from qvl.files import replacing
 from qvl.text.special_tokens import (
     ALL_TOKENS,
     IMG_END,
@@ -221,12 +221,8 @@ def parse_ranks(data: bytes, source: str) -> Ranks:
 def write_ranks(ranks: Ranks, path: Path) -> None:
     """Write a vocabulary file atomically, in order of rank."""
     lines = [b"%s %d\n" % (base64.b64encode(t), r) for t, r in sorted(ranks.items(), key=lambda item: item[1])]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(b"".join(lines))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_ranks(ranks: Ranks) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvl.checkpoint.layout import CONFIG_NAME, load_model, save_model, write_text
+from qvl.checkpoint.layout import CONFIG_NAME, load_model, save_model
 from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.errors import RecipeError
+from qvl.files import write_text
 from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL

@@ -23,6 +23,7 @@ from qvl.data.world.scene import SIDE, fonts_for, make_scene
 from qvl.data.world.tasks import TASK_SHARES, make_sample
 from qvl.data.world.words import COLOURS, EN_WORDS, KINDS, PLACES, RELATIONS, SIZES, ZH_GLYPHS
 from qvl.errors import DataError, UsageError
+from qvl.files import replacing
 from qvl.text import prompts
 from qvl.text.markup import Box, Ref, Text, to_string
 
@@ -107,14 +108,12 @@ def write_dense(out_dir: Path, seed: int, count: int, grid: int, workers: int | 
     OUT/pictures.npy (count, SIDE, SIDE, 3) uint8; OUT/labels.npy (count, grid, grid, channels) int16.
     Half of the words are spelled at random, so that letters are learnt one by one.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     photos = find_photos()
     jobs = [(seed, start, min(SHARD_SIZE, count - start), grid, photos) for start in range(0, count, SHARD_SIZE)]
     parts = list(_in_processes(_draw_dense, jobs, workers, "dense labels"))
     for name, arrays in zip(("pictures", "labels"), zip(*parts, strict=True), strict=True):
-        temporary = out_dir / f".{name}.{os.getpid()}.npy"
-        np.save(temporary, np.concatenate(arrays))
-        os.replace(temporary, out_dir / f"{name}.npy")
+        with replacing(out_dir / f"{name}.npy") as temporary:
+            np.save(temporary, np.concatenate(arrays))
 
 
 def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.model.config import VisionConfig
-from qvl.model.init import QUIET, linear_, query_attention_
+from qvl.model.init import QUIET, linear_, place_channels, query_attention_
 from qvl.model.vision import LAYER_NORM_EPS, resize_positions
 
 
@@ -61,11 +61,17 @@ class Adapter(nn.Module):
 
     def initialize(self, generator: torch.Generator) -> None:
         dim = len(self.proj)
+        places = place_channels(dim, self.heads)
+        if isinstance(self.kv_proj, nn.Linear):
+            linear_(self.kv_proj, generator)
         with torch.no_grad():
             self.query.normal_(0, 0.02, generator=generator)
             self.proj.normal_(0, dim**-0.5, generator=generator)
-            self.ln_q.weight.fill_(QUIET)
-            self.ln_kv.weight.fill_(QUIET)
-        if isinstance(self.kv_proj, nn.Linear):
-            linear_(self.kv_proj, generator)
+            # Nothing but the position speaks where the heads look, so places decide at first. Means of zero,
+            # because the norms behind would spread them over all channels.
+            self.query -= self.query.mean(1, keepdim=True)
+            self.query[:, places] = 0
+            if isinstance(self.kv_proj, nn.Linear):
+                self.kv_proj.weight -= self.kv_proj.weight.mean(0)
+                self.kv_proj.weight[places] *= QUIET
         query_attention_(self.in_proj, self.out_proj, self.heads, generator)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 FOCUS = 6.0  # how sharply the adapter's heads look at their patch at first
-QUIET = 0.05  # gain on what a query and a patch hold, so that places decide at first
+QUIET = 0.02  # what a patch holds is this loud in the channels that tell its place
 
 
 def linear_(layer: nn.Linear, generator: torch.Generator, scale: float = 1.0) -> None:
@@ -54,8 +54,8 @@ def query_attention_(in_proj: nn.Linear, out_proj: nn.Linear, heads: int, genera
     """
     dim = in_proj.in_features
     size, quarter = dim // heads, dim // 4
+    waves = place_waves(dim, heads)
     shift = 0.25  # of the distance between two queries: the middle of a patch when there are 2 x 2 to a query
-    waves = min(8, size // 4, quarter)
     queries, keys = torch.zeros(heads, size, dim), torch.zeros(heads, size, dim)
     for head in range(heads):
         offsets = (shift if head % 2 else -shift, shift if head // 2 % 2 else -shift)  # column, row
@@ -73,6 +73,17 @@ def query_attention_(in_proj: nn.Linear, out_proj: nn.Linear, heads: int, genera
         in_proj.bias.zero_()
         out_proj.weight.copy_(_orthogonal(dim, dim, generator))
         out_proj.bias.zero_()
+
+
+def place_waves(dim: int, heads: int) -> int:
+    """How many of the position table's fastest waves along each axis the heads look at."""
+    return min(8, dim // heads // 4, dim // 4)
+
+
+def place_channels(dim: int, heads: int) -> list[int]:
+    """The channels of those waves, sines and cosines, along both axes."""
+    starts = (0, dim // 4, dim // 2, 3 * dim // 4)
+    return [start + wave for start in starts for wave in range(place_waves(dim, heads))]
 
 
 def sincos_2d(side: int, dim: int) -> Tensor:

@@ -69,9 +69,9 @@ class Adapter(nn.Module):
             self.proj.normal_(0, dim**-0.5, generator=generator)
             # Nothing but the position speaks where the heads look, so places decide at first. Means of zero,
             # because the norms behind would spread them over all channels.
-            self.query -= self.query.mean(1, keepdim=True)
+            self.query.sub_(self.query.mean(1, keepdim=True))
             self.query[:, places] = 0
             if isinstance(self.kv_proj, nn.Linear):
-                self.kv_proj.weight -= self.kv_proj.weight.mean(0)
+                self.kv_proj.weight.sub_(self.kv_proj.weight.mean(0))
                 self.kv_proj.weight[places] *= QUIET
         query_attention_(self.in_proj, self.out_proj, self.heads, generator)

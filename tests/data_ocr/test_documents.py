@@ -1,18 +1,22 @@
-"""Real pages: HTML through Chromium, PDF through pdfium. What a quad names is what stands in it."""
+"""Real pages: HTML through Chromium, PDF printed by it. What a quad names is what stands in it."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from playwright.sync_api import sync_playwright
 
 from qvl.data.lint import lint
+from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr, bundled_documents
-from qvl.data.ocr.html import Browser
+from qvl.data.ocr.crops import CropSettings
+from qvl.data.ocr.html import find_browser
 from qvl.data.sample import Sample, read_split
-from qvl.errors import UsageError
+from qvl.errors import MissingDependencyError, UsageError
 from qvl.text.markup import Quad, Ref, quad_to_pixels
 
 PAGE = """<!doctype html><meta charset="utf-8">
@@ -25,8 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A web page, and the same as a PDF printed from it."""
     folder = tmp_path_factory.mktemp("documents")
     (folder / "page.html").write_text(PAGE.format(extra=""), encoding="utf-8")
-    with Browser() as browser:
-        browser.print_pdf(folder / "page.html", folder / "page.pdf")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto((folder / "page.html").as_uri())
+        page.pdf(path=folder / "page.pdf", format="A5")
+        browser.close()
     return folder
 
 
@@ -43,6 +51,17 @@ def labelled(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
             yield phrase, 1 - picture[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1]
 
 
+def outside(sample: Sample) -> np.ndarray:
+    """All pixels but those of the quads, one pixel around them included, as darkness 0..1."""
+    picture = 1 - np.asarray(PILImage.open(io.BytesIO(sample.images[0])).convert("L")) / 255
+    kept = np.ones(picture.shape, dtype=bool)
+    for quad in (s for s in sample.turns[1].content if isinstance(s, Quad)):
+        corners = np.array(quad_to_pixels(quad, picture.shape[1], picture.shape[0]))
+        (x1, y1), (x2, y2) = corners.min(0).astype(int) - 1, corners.max(0).astype(int) + 2
+        kept[max(y1, 0) : y2, max(x1, 0) : x2] = False
+    return picture[kept]
+
+
 @pytest.mark.parametrize("name", ["page.html", "page.pdf"])
 def test_pages_give_each_visible_line_with_its_quad(folder: Path, tmp_path: Path, name: str) -> None:
     report = build_ocr([folder / name], tmp_path)
@@ -57,16 +76,39 @@ def test_pages_give_each_visible_line_with_its_quad(folder: Path, tmp_path: Path
     assert all((pixels > 0.5).any(1).mean() > 0.9 for pixels in found.values())  # and they hug it
 
 
-def test_crops_hold_their_words_only(tmp_path: Path) -> None:
+def test_crops_are_square_and_hold_a_tall_word_or_two(tmp_path: Path) -> None:
     report = build_ocr(bundled_documents(), tmp_path, mode="crop")
     samples = list(read_split(tmp_path))
-    assert report.samples == len(samples) > 50
+    assert report.samples == len(samples) > 200
     assert {sample.language for sample in samples} == {"en", "zh"}
+    heights = []
     for sample in samples:
         assert lint(sample) == []
-        picture = PILImage.open(io.BytesIO(sample.images[0]))
-        assert picture.width == picture.height
-        assert all(float(pixels.max()) > 0.3 for _, pixels in labelled(sample))
+        assert PILImage.open(io.BytesIO(sample.images[0])).size == (112, 112)
+        [(text, pixels)] = labelled(sample)
+        assert len(text) <= 12
+        assert text.count(" ") < 2
+        assert float(np.ptp(pixels)) > 0.4  # there is ink in the quad,
+        assert float(np.ptp(outside(sample))) < 0.2  # and no more than its soft edge outside
+        heights.append(pixels.shape[0])
+    assert np.median(heights) >= 16  # words without tall letters are lower than their line
+
+
+def test_crops_of_another_side_stop_at_the_number_asked_for(tmp_path: Path) -> None:
+    settings = CropSettings(side=224, min_text_height=24)
+    report = build_ocr(bundled_documents(), tmp_path, mode="crop", crop=settings, max_samples=7)
+    samples = list(read_split(tmp_path))
+    assert report.reached_max_samples
+    assert len(samples) == report.samples == 7
+    assert all(PILImage.open(io.BytesIO(s.images[0])).size == (224, 224) for s in samples)
+
+
+def test_cells_of_a_table_are_lines_of_their_own(tmp_path: Path) -> None:
+    cells = "<table><tr><td>Second<td style='padding-left: 10px'>to point</table>"
+    (tmp_path / "page.html").write_text(PAGE.format(extra=cells), encoding="utf-8")
+    build_ocr([tmp_path / "page.html"], tmp_path / "out")
+    [sample] = read_split(tmp_path / "out")
+    assert [phrase for phrase, _ in labelled(sample)][-2:] == ["Second", "to point"]
 
 
 def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
@@ -80,6 +122,8 @@ def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
     ("extra", "reason"),
     [
         ("<p>Žluťoučký kůň</p>", "Latin Extended-A or -B character"),
+        ("<p>Шестнадцать голубей сидели на крыше</p>", "neither English nor Chinese"),
+        ("<p style='rotate: 5deg'>leaning words</p>", "slanted text"),
         ("<p>\ue000 private</p>", "Private Use Area character"),
         ("<p>" + "many words here " * 300 + "</p>", "too many characters"),
     ],
@@ -90,6 +134,8 @@ def test_pages_that_the_paper_drops_are_counted_by_reason(tmp_path: Path, extra:
     report = build_ocr([page], tmp_path / "out", max_side=4096)
     assert dict(report.dropped) == {reason: 1}
     assert (report.pages_seen, report.pages_kept, report.samples) == (1, 0, 0)
+    assert json.loads((tmp_path / "out" / "funnel.json").read_text())["dropped"] == {reason: 1}
+    assert reason in report.summary()
 
 
 def test_broken_files_are_named_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -100,8 +146,28 @@ def test_broken_files_are_named_and_the_rest_goes_on(folder: Path, tmp_path: Pat
     (source / "good.pdf").write_bytes((folder / "page.pdf").read_bytes())
     report = build_ocr([source], tmp_path / "out")
     assert report.samples == 1
-    assert set(report.failures) == {"empty.html", "broken.pdf"}
-    assert "empty file" in report.failures["empty.html"]
+    broken, empty = report.failures
+    assert broken.startswith("broken.pdf: corrupt")
+    assert empty.startswith("empty.html: empty file")
+
+
+def test_the_end_of_an_endless_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MAX_HEIGHT", 600)
+    (tmp_path / "page.html").write_text(PAGE.format(extra="<p style='margin-top: 900px'>the end"), encoding="utf-8")
+    report = build_ocr([tmp_path / "page.html"], tmp_path / "out")
+    assert report.samples == 1
+    assert "only the upper 600 of" in report.failures[0]
+
+
+def test_without_a_browser_old_shards_stay(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_ocr([folder / "page.pdf"], tmp_path)
+    before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
+    with pytest.raises(UsageError, match="already holds 1 shards"):
+        build_ocr([folder / "page.pdf"], tmp_path)
+    monkeypatch.setattr(html, "BROWSERS", ("no-such-browser",))
+    with pytest.raises(MissingDependencyError, match="Chromium"):
+        build_ocr([folder], tmp_path, overwrite=True)
+    assert sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir()) == before
 
 
 def test_a_page_loads_nothing_from_outside_its_folder(tmp_path: Path) -> None:

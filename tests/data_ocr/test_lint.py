@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qvl.data.lint import lint, lint_split
-from qvl.data.sample import Sample, Turn, write_shard
+from qvl.data.sample import TASKS, Sample, Turn, write_shard
 from qvl.data.world.tasks import make_sample
 from qvl.text.markup import Box, Image, Quad, Ref, Text
 
@@ -18,36 +18,52 @@ def with_answer(*segments: object) -> Sample:
     return replace(GOOD, turns=(PREFIX, Turn("assistant", segments)))  # type: ignore[arg-type]
 
 
+REGION = make_sample(1, "test", 0, "region_caption", "en")
+WITHOUT_PHRASE = Turn("user", tuple(s for s in REGION.turns[0].content if not isinstance(s, Ref)))
 BROKEN = {
-    "unknown task": replace(GOOD, task="riddle"),
-    "unknown language": replace(GOOD, language="xx"),
-    "no provenance": replace(GOOD, provenance={}),
-    "picture missing": replace(GOOD, images=()),
-    "picture unused": replace(GOOD, images=(*GOOD.images, *GOOD.images)),
-    "not a picture": replace(GOOD, images=(b"no picture",)),
-    "picture shown twice": replace(GOOD, turns=(Turn("user", (Image(0), *PREFIX.content)), ANSWER)),
-    "turns the wrong way round": replace(GOOD, turns=(ANSWER, PREFIX)),
-    "no answer": replace(GOOD, turns=(PREFIX,)),
-    "empty answer": with_answer(Text("")),
-    "box without area": with_answer(Box(10, 10, 10, 200)),
-    "crossed quad": with_answer(Ref("word"), Quad(0, 0, 100, 100, 100, 0, 0, 100)),
-    "empty phrase": with_answer(Ref(""), Box(1, 1, 20, 20)),
+    "unknown task": ("task", replace(GOOD, task="riddle")),
+    "unknown language": ("language", replace(GOOD, language="xx")),
+    "unknown role": ("role", replace(GOOD, turns=(PREFIX, Turn("robot", ANSWER.content)))),
+    "no provenance": ("provenance", replace(GOOD, provenance={})),
+    "picture missing": ("image place", replace(GOOD, images=())),
+    "picture unused": ("image place", replace(GOOD, images=(*GOOD.images, *GOOD.images))),
+    "picture shown twice": ("image place", replace(GOOD, turns=(Turn("user", (Image(0), *PREFIX.content)), ANSWER))),
+    "not a picture": ("image", replace(GOOD, images=(b"no picture",))),
+    "empty picture": ("image", replace(GOOD, images=(b"",))),
+    "picture cut short": ("image", replace(GOOD, images=(GOOD.images[0][:-200],))),
+    "turns the wrong way round": ("turns", replace(GOOD, turns=(ANSWER, PREFIX))),
+    "no answer": ("turns", replace(GOOD, turns=(PREFIX,))),
+    "empty answer": ("answer", with_answer(Text(""))),
+    "no box where one is asked for": ("answer", with_answer(Text("on the left"))),
+    "image in the answer": ("answer", with_answer(Image(0), *ANSWER.content)),
+    "box without area": ("box", with_answer(Box(10, 10, 10, 200))),
+    "crossed quad": ("quad", with_answer(Ref("word"), Quad(0, 0, 100, 100, 100, 0, 0, 100))),
+    "anticlockwise quad": ("quad", with_answer(Ref("word"), Quad(0, 0, 0, 100, 100, 100, 100, 0))),
+    "empty phrase": ("phrase", with_answer(Ref(""), Box(1, 1, 20, 20))),
+    "half a character": ("text", with_answer(Text("\ud800"), Ref("a"), Box(1, 1, 20, 20))),
+    "box after plain text": ("box without phrase", replace(REGION, turns=(REGION.turns[0], ANSWER))),
+    "box without phrase in the question": (
+        "box without phrase",
+        replace(REGION, turns=(WITHOUT_PHRASE, *REGION.turns[1:])),
+    ),
 }
 
 
-def test_a_sound_sample_has_no_problem() -> None:
-    assert lint(GOOD) == []
+@pytest.mark.parametrize("task", TASKS)
+def test_sound_samples_have_no_problem(task: str) -> None:
+    assert lint(make_sample(1, "test", 0, task, "zh")) == []
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_samples_are_found(name: str) -> None:
-    assert lint(BROKEN[name])
+def test_broken_samples_are_named_by_what_is_wrong(name: str) -> None:
+    kind, sample = BROKEN[name]
+    assert kind in [problem.split(":")[0] for problem in lint(sample)]
 
 
 def test_a_split_is_counted_by_kind(tmp_path: Path) -> None:
-    write_shard([GOOD, replace(BROKEN["not a picture"], id="other")], tmp_path / "0.parquet")
+    write_shard([GOOD, replace(BROKEN["not a picture"][1], id="other"), GOOD], tmp_path / "0.parquet")
     (tmp_path / "1.parquet").write_bytes(b"PAR1 not really")
     report = lint_split(tmp_path)
     assert not report.ok
-    assert report.samples == 2
-    assert sum(report.kinds.values()) >= 2
+    assert (report.samples, report.faulty) == (3, 3)
+    assert report.kinds == {"image": 1, "duplicate id": 1, "unreadable": 1}

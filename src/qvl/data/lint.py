@@ -5,8 +5,6 @@ the wrong range or order, boxes without their phrase, images without their place
 a line "kind: detail". Ranges of coordinates and inverted boxes are refused earlier, by text/markup.py.
 """
 
-import io
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,13 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image as PilImage
 
+from qvl import images
 from qvl.data.sample import LANGUAGES, ROLES, SCHEMA, TASKS, Sample, Turn, from_row, shard_paths
-from qvl.errors import DataError
+from qvl.errors import DataError, ImageError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Text
 
 PROVENANCE_KEYS = ("source", "row", "settings")
+ANSWER_HOLDS = {"referring": Box, "grounding": Box, "grounded_caption": Box, "ocr": Quad}
 EXAMPLES = 20  # problems that a report spells out
 
 
@@ -62,11 +61,15 @@ def lint(sample: Sample) -> list[str]:
     problems += _roles(sample.task, sample.turns)
     problems += _image_places(sample)
     for index, image in enumerate(sample.images):
-        problems += _image_header(index, image)
-    for number, turn in enumerate(sample.turns):
+        problems += _image(index, image)
+    asked = False
+    for turn in sample.turns:
         problems += _segments(turn.content)
         if turn.role == "assistant":
-            problems += _answer(turn, sample.turns[number - 1] if number else None)
+            problems += _answer(sample.task, turn.content)
+        if any(_orphans(turn.content, asked)):
+            problems.append(f"box without phrase: none stands before it in the {turn.role} turn")
+        asked = turn.role == "user" and _open_phrase(turn.content)
     return problems
 
 
@@ -150,22 +153,11 @@ def _image_places(sample: Sample) -> Iterator[str]:
             yield f"image place: image {index} is in no turn"
 
 
-def _image_header(index: int, image: bytes) -> Iterator[str]:
-    if not image:
-        yield f"image: image {index} is empty"
-        return
+def _image(index: int, image: bytes) -> Iterator[str]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PilImage.DecompressionBombWarning)
-            with PilImage.open(io.BytesIO(image)) as header:
-                size = header.size
-    except (OSError, SyntaxError, ValueError) as error:
-        yield f"image: image {index} can't be read ({type(error).__name__})"
-    except (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning):
-        yield f"image: image {index} has too many pixels"
-    else:
-        if min(size) < 1:
-            yield f"image: image {index} has no area"
+        images.load(image)
+    except ImageError as error:
+        yield f"image: image {index}: {error}"
 
 
 def _segments(content: Content) -> Iterator[str]:
@@ -206,15 +198,14 @@ def _cross(origin: tuple[int, int], a: tuple[int, int], b: tuple[int, int]) -> i
     return (a[0] - origin[0]) * (b[1] - origin[1]) - (a[1] - origin[1]) * (b[0] - origin[0])
 
 
-def _answer(turn: Turn, before: Turn | None) -> Iterator[str]:
-    said = (Box, Quad)
-    if not any(isinstance(s, said) or (isinstance(s, Text | Ref) and s.text.strip()) for s in turn.content):
+def _answer(task: str, content: Content) -> Iterator[str]:
+    if not any(isinstance(s, Box | Quad) or (isinstance(s, Text | Ref) and s.text.strip()) for s in content):
         yield "answer: empty"
-    if any(isinstance(s, Image) for s in turn.content):
+    if any(isinstance(s, Image) for s in content):
         yield "answer: an image stands in it"
-    asked = before is not None and _open_phrase(before.content)
-    if any(_orphans(turn.content, asked)):
-        yield "box without phrase: no phrase stands before it"
+    kind = ANSWER_HOLDS.get(task)
+    if kind and not any(isinstance(s, kind) for s in content):
+        yield f"answer: task {task} asks for a {kind.__name__.lower()} and has none"
 
 
 def _open_phrase(content: Content) -> bool:

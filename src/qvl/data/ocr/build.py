@@ -1,32 +1,37 @@
-"""Folders of PDF and HTML files -> shards of OCR samples and a report that accounts for every page.
+"""PDF and HTML documents -> shards of OCR samples, and a report that accounts for every page.
 
 Source: paper appendix A.2. The same inputs, settings, fonts and library versions give the same shards.
 """
 
+import json
+import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 
-from qvl.data.ocr.crops import CropSettings, crops
+from qvl.data.ocr.crops import ZOOM, CropSettings, crops
 from qvl.data.ocr.filters import DUPLICATE, NO_CROP, PageFilter, page_problem
-from qvl.data.ocr.html import Browser, is_url
 from qvl.data.ocr.page import Page
-from qvl.data.ocr.pdf import read_pdf
 from qvl.data.ocr.samples import page_sample
+from qvl.data.ocr.sources import Reader, find_sources
 from qvl.data.sample import Sample, write_shard
 from qvl.errors import DataError, UsageError
+from qvl.files import write_text
 
-PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
 MODES = ("page", "crop")
+FUNNEL_NAME = "funnel.json"
+SHARD_SIZE = 1024  # samples
 
 
 @dataclass
 class OcrReport:
-    """What became of every file and page. pages_seen == pages_kept + the sum of dropped."""
+    """What became of every document and page. pages_seen == pages_kept + the sum of dropped."""
 
     files: int = 0
     pages_seen: int = 0
@@ -35,8 +40,9 @@ class OcrReport:
     shards: int = 0
     languages: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     blocked_requests: int = 0
+    reached_max_samples: bool = False
 
     def summary(self) -> str:
         """For the terminal: one line per fact."""
@@ -46,9 +52,11 @@ class OcrReport:
             f"{self.samples} samples in {self.shards} shards" + (f" ({spoken})" if spoken else ""),
         ]
         rows += [f"  dropped {count}: {reason}" for reason, count in self.dropped.most_common()]
-        rows += [f"  failed: {why}" for why in self.failures.values()]
+        rows += [f"  failed: {why}" for why in self.failures]
         if self.blocked_requests:
             rows.append(f"  {self.blocked_requests} requests of HTML files refused (outside their folder, or network)")
+        if self.reached_max_samples:
+            rows.append(f"  stopped at {self.samples} samples as asked: what comes after them was not read")
         return "\n".join(rows)
 
 
@@ -67,110 +75,75 @@ def build_ocr(
     limits: PageFilter | None = None,
     crop: CropSettings | None = None,
     seed: int = 0,
-    shard_size: int = 1024,
+    max_samples: int | None = None,
     allow_network: bool = False,
     overwrite: bool = False,
 ) -> OcrReport:
-    """Read files, folders (recursively) and, where allowed, addresses; write shards into output_dir.
+    """Read files, folders (recursively) and, where allowed, addresses; write shards and funnel.json to output_dir.
 
-    mode "page": one sample per page, with limits on its characters; "crop": many small samples per page.
-    A file that can't be read is counted and named in the report; the rest goes on.
+    mode "page": one sample per page of at most max_side pixels, with limits on its characters; "crop": many
+    small samples per page. A document that can't be read is counted and named in the report; the rest goes on.
+    Raises UsageError for inputs that don't fit, MissingDependencyError where a reader is not installed.
     """
-    _check(mode, max_side, shard_size)
+    _check(mode, max_side, max_samples)
     limits = limits or PageFilter(max_chars=None if mode == "crop" else PageFilter.max_chars)
     sources = find_sources(inputs)
-    _prepare(output_dir, overwrite)
+    _check_output(output_dir, overwrite)
     report = OcrReport(files=len(sources))
-    cut: Callable[[Page], list[Sample]] = lambda page: [page_sample(page)]  # noqa: E731
-    if mode == "crop":
-        chosen = crop or CropSettings()
-        cut = lambda page: crops(page, random.Random(f"{seed}/{page.source}/{page.number}"), chosen)  # noqa: E731
-    with ExitStack() as stack:
-        reader = _Reader(stack, report, max_side, allow_network)
-        pages = (page for source, name in sources for page in reader.pages(source, name))
-        _write(_samples(pages, cut, limits, report), output_dir, shard_size, report)
-        report.blocked_requests = reader.blocked
+    zoom = ZOOM if mode == "crop" else 1
+    with Reader(sources, max_side, zoom, allow_network) as reader, _replacing_shards(output_dir) as folder:
+        samples = _samples(_readable(reader, report), _cutter(mode, crop or CropSettings(), seed), limits, report)
+        _write(islice(samples, max_samples), folder, report)
+        report.reached_max_samples = report.samples == max_samples
+        report.blocked_requests = reader.blocked_requests
+        write_text(folder / FUNNEL_NAME, json.dumps(vars(report), indent=2, ensure_ascii=False) + "\n")
     return report
 
 
-def find_sources(inputs: Sequence[str | Path]) -> list[tuple[str | Path, str]]:
-    """(file or address, name in reports) for every input, folders searched and sorted, each file once."""
-    found: dict[str, tuple[str | Path, str]] = {}
-    for given in inputs:
-        if is_url(given):
-            found.setdefault(str(given), (given, str(given)))
-            continue
-        root = Path(given)
-        if not root.exists():
-            raise UsageError(f"{root}: no such file or folder")
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-        for path in files:
-            if path.suffix.lower() in PDF + HTML:
-                name = path.name if root.is_file() else path.relative_to(root).as_posix()
-                found.setdefault(str(path.resolve()), (path, name))
-            elif root.is_file():
-                raise UsageError(f"{path}: neither PDF nor HTML; give {', '.join(PDF + HTML)} or a folder of them")
-    if not found:
-        raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {', '.join(PDF + HTML)} file found")
-    return list(found.values())
-
-
-def _check(mode: str, max_side: int, shard_size: int) -> None:
+def _check(mode: str, max_side: int, max_samples: int | None) -> None:
     if mode not in MODES:
         raise UsageError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    if not 64 <= max_side <= 8192:
-        raise UsageError(f"max_side {max_side} is outside 64..8192 pixels")
-    if shard_size < 1:
-        raise UsageError(f"shard_size {shard_size} is not positive")
+    if not 64 <= max_side <= 4096:
+        raise UsageError(f"max_side {max_side} is outside 64..4096 pixels")
+    if max_samples is not None and max_samples < 1:
+        raise UsageError(f"max_samples {max_samples} is not positive")
 
 
-def _prepare(output_dir: Path, overwrite: bool) -> None:
-    old = sorted(output_dir.glob("*.parquet")) if output_dir.is_dir() else []
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    old = list(output_dir.glob("*.parquet"))
     if old and not overwrite:
         raise UsageError(f"{output_dir}: already holds {len(old)} shards; choose another folder or overwrite them")
-    for path in old:
-        path.unlink()
 
 
-@dataclass
-class _Reader:
-    """Pages of any source; starts the browser when the first HTML file comes."""
+@contextmanager
+def _replacing_shards(output_dir: Path) -> Iterator[Path]:
+    """A folder to write to; its files take the place of output_dir's shards when the block ends well."""
+    folder = output_dir / f".{os.getpid()}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+        for old in output_dir.glob("*.parquet"):
+            old.unlink()
+        for new in sorted(folder.iterdir()):
+            os.replace(new, output_dir / new.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    stack: ExitStack
-    report: OcrReport
-    max_side: int
-    allow_network: bool
-    browser: Browser | None = None
 
-    @property
-    def blocked(self) -> int:
-        return len(self.browser.blocked) if self.browser else 0
+def _cutter(mode: str, settings: CropSettings, seed: int) -> Callable[[Page], list[Sample]]:
+    """Page -> its samples."""
+    if mode == "page":
+        return lambda page: [page_sample(page)]
+    return lambda page: crops(page, random.Random(f"{seed}/{page.source}/{page.number}"), settings)
 
-    def pages(self, source: str | Path, name: str) -> Iterator[Page]:
-        """The readable pages; what can't be read goes into the report."""
-        try:
-            for page in self._read(source, name):
-                if isinstance(page, DataError):
-                    self._fail(name, page)
-                else:
-                    yield page
-        except DataError as error:
-            self._fail(name, error)
 
-    def _fail(self, name: str, error: DataError) -> None:
-        key = name
-        while key in self.report.failures:
-            key += "+"
-        self.report.failures[key] = str(error)
-
-    def _read(self, source: str | Path, name: str) -> Iterator[Page | DataError]:
-        if not is_url(source) and Path(source).suffix.lower() in PDF:
-            return read_pdf(Path(source), self.max_side, name)
-        if is_url(source) and not self.allow_network:
-            raise UsageError(f"{source}: addresses are read only with --allow-network")
-        if self.browser is None:
-            self.browser = self.stack.enter_context(Browser(self.allow_network, width=self.max_side))
-        return self.browser.pages(source, self.max_side, name)
+def _readable(reader: Reader, report: OcrReport) -> Iterator[Page]:
+    for page in reader.pages():
+        if isinstance(page, DataError):
+            report.failures.append(str(page))
+        else:
+            report.pages_seen += 1
+            yield page
 
 
 def _samples(
@@ -179,7 +152,6 @@ def _samples(
     """Samples of the pages that pass, each image once."""
     known: set[str] = set()
     for page in pages:
-        report.pages_seen += 1
         if reason := page_problem(page, limits):
             report.dropped[reason] += 1
             continue
@@ -193,19 +165,8 @@ def _samples(
         yield from fresh
 
 
-def _write(samples: Iterator[Sample], output_dir: Path, shard_size: int, report: OcrReport) -> None:
-    shard: list[Sample] = []
-
-    def flush() -> None:
-        if shard:
-            write_shard(shard, output_dir / f"ocr-{report.shards:05d}.parquet")
-            report.shards += 1
-            shard.clear()
-
-    for sample in samples:
-        report.samples += 1
-        report.languages[sample.language] += 1
-        shard.append(sample)
-        if len(shard) == shard_size:
-            flush()
-    flush()
+def _write(samples: Iterator[Sample], folder: Path, report: OcrReport) -> None:
+    while shard := list(islice(samples, SHARD_SIZE)):
+        report.samples += write_shard(shard, folder / f"ocr-{report.shards:05d}.parquet")
+        report.shards += 1
+        report.languages.update(sample.language for sample in shard)

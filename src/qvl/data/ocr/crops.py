@@ -1,150 +1,115 @@
-"""A page cut into small pictures around a few words each, for models with small images.
+"""A page cut into small pictures of a word or two, for models with small images.
 
 Every character in a crop is labelled: a crop is a window of the page when nothing but its own words shows in
 it, and else the words alone, in their places, on the page's background colour.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from qvl.data.ocr.page import Line, Page, Pixels, Rect, background, ink_mask
-from qvl.data.ocr.samples import Labelled, ocr_sample
+from qvl.data.ocr.page import Corners, Line, Page, Pixels, Rect, background, ink_mask
+from qvl.data.ocr.samples import ocr_sample
 from qvl.data.sample import Sample
 
-MARGIN = 3  # pixels between a word and the crop's edge
+ZOOM = 2  # pages to be cut are rendered this much larger, so that crops shrink and never grow
+MARGIN = 4  # page pixels between a word and the crop's edge
 PLAIN = 0.5  # a background must be at least this share of the window
+
+Boxes = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """sides: the crop is a square of a side drawn from this range, in pixels of the page."""
+    """side: width and height of a crop in pixels; min_text_height: of its line, from top to bottom of the ink."""
 
-    sides: tuple[int, int] = (112, 160)
-    max_chars: int = 24
-    max_words: int = 4
-    max_lines: int = 2
-    min_text_height: int = 5
-    passes: int = 1
-
-
-Run = Line  # neighbouring atoms of one line
+    side: int = 112
+    max_words: int = 2
+    max_chars: int = 12
+    min_text_height: int = 16
 
 
 def crops(page: Page, generator: random.Random, settings: CropSettings) -> list[Sample]:
-    """The page's crops in order. In each pass over the page, a word is in one crop at most."""
+    """The page's crops in order. A word is in one crop at most; what does not fit into one is left out."""
     pixels = np.asarray(page.image)
+    inks = np.array([atom.ink for line in page.lines for atom in line.atoms])
     out: list[Sample] = []
-    for _ in range(settings.passes):
-        for group in _groups(page, generator, settings):
-            cut = _cut(pixels, group, page, generator, settings)
-            if cut is not None:
-                image, lines, window = cut
-                out.append(ocr_sample(image, lines, page, crop=list(window)))
+    place = 0
+    for line in page.lines:
+        largest = int(_line_height(line) * settings.side / settings.min_text_height)
+        for begin, end in _runs(line, largest, generator, settings):
+            run = Line(line.atoms[begin:end])
+            others = np.delete(inks, slice(place + begin, place + end), axis=0)
+            if not _overlapped(run.ink, others):
+                out += _cut(pixels, run, largest, page, generator, settings)
+        place += len(line.atoms)
     return out
 
 
-def _groups(page: Page, generator: random.Random, settings: CropSettings) -> Iterator[list[Run]]:
-    """Runs, some joined with the one below, within the limits on characters and size."""
-    waiting = [run for line in page.lines for run in _runs(line, generator, settings)]
-    while waiting:
-        group = [waiting.pop(0)]
-        lines = generator.randint(1, settings.max_lines)
-        for run in list(waiting):
-            if len(group) == lines:
-                break
-            if _below(group[-1].ink, run.ink) and _fits([*group, run], settings):
-                group.append(run)
-                waiting.remove(run)
-        yield group
+def _line_height(line: Line) -> float:
+    """Extent of the ink across the reading direction: ascenders and descenders of the whole line."""
+    x0, y0, x1, y1 = line.ink
+    return y1 - y0 if line.atoms[0].angle in (0, 180) else x1 - x0
 
 
-def _runs(line: Line, generator: random.Random, settings: CropSettings) -> Iterator[Run]:
-    """The line in pieces of a few atoms; what can't be cut small enough is left out."""
-    rest = list(line.atoms)
-    while rest:
-        words = generator.randint(1, settings.max_words)
-        budget = generator.randint(max(settings.max_chars // 3, 1), settings.max_chars)
-        count = 0
-        while count < len(rest) and _within(rest[: count + 1], words, budget, settings):
-            count += 1
-        if count == 0 and _within(rest[:1], 1, settings.max_chars, settings):
-            count = 1
-        if count and min(_size(Line(tuple(rest[:count])).ink)) >= settings.min_text_height:
-            yield Line(tuple(rest[:count]))
-        rest = rest[max(count, 1) :]
+def _runs(line: Line, largest: int, generator: random.Random, settings: CropSettings) -> Iterator[tuple[int, int]]:
+    """(begin, end) of pieces of the line: a few atoms with a letter or digit that fit the largest window."""
+    begin = 0
+    while begin < len(line.atoms):
+        words, budget = generator.randint(1, settings.max_words), generator.randint(1, settings.max_chars)
+        end = begin + 1
+        while end < len(line.atoms) and _within(line, begin, end + 1, largest, words, budget):
+            end += 1
+        text = Line(line.atoms[begin:end]).text
+        if _within(line, begin, end, largest, 1 + text.count(" "), settings.max_chars) and any(map(str.isalnum, text)):
+            yield begin, end
+        begin = end
 
 
-def _within(atoms: Sequence, words: int, budget: int, settings: CropSettings) -> bool:
-    run = Line(tuple(atoms))
-    spaced = 1 + sum(atom.space_before for atom in atoms[1:])
-    return spaced <= words and len(run.text) <= budget and _fits([run], settings)
+def _within(line: Line, begin: int, end: int, largest: int, words: int, budget: int) -> bool:
+    run = Line(line.atoms[begin:end])
+    return run.text.count(" ") < words and len(run.text) <= budget and _smallest(run.ink) <= largest
 
 
-def _fits(group: Sequence[Run], settings: CropSettings) -> bool:
-    width, height = _size(_around(group))
-    room = settings.sides[1] - 2 * MARGIN
-    return sum(len(r.text) for r in group) <= settings.max_chars and width <= room and height <= room
+def _smallest(box: Rect) -> int:
+    """Side of the smallest window around the box."""
+    return int(np.ceil(max(box[2] - box[0], box[3] - box[1]))) + 2 * MARGIN
 
 
-def _below(above: Rect, box: Rect) -> bool:
-    """Whether the box starts under the other one, near it and partly in its columns."""
-    height = above[3] - above[1]
-    return 0 <= box[1] - above[3] <= 2 * height and min(above[2], box[2]) > max(above[0], box[0])
-
-
-def _size(box: Rect) -> tuple[float, float]:
-    return (box[2] - box[0], box[3] - box[1])
-
-
-def _around(group: Sequence[Run]) -> Rect:
-    boxes = [run.ink for run in group]
-    return (
-        min(b[0] for b in boxes),
-        min(b[1] for b in boxes),
-        max(b[2] for b in boxes),
-        max(b[3] for b in boxes),
+def _overlapped(box: Rect, others: Boxes) -> bool:
+    """Whether another atom's ink reaches into the box."""
+    x0, y0, x1, y1 = box
+    return bool(
+        ((others[:, 0] < x1) & (others[:, 2] > x0) & (others[:, 1] < y1) & (others[:, 3] > y0)).any(),
     )
 
 
 def _cut(
-    pixels: Pixels, group: Sequence[Run], page: Page, generator: random.Random, settings: CropSettings
-) -> tuple[Image.Image, list[Labelled], tuple[int, int, int]] | None:
-    """(image, lines, (x, y, side)) of the crop; None where its labels could not be true."""
-    around = _around(group)
-    side = generator.randint(max(settings.sides[0], int(max(_size(around))) + 2 * MARGIN), settings.sides[1])
-    x = generator.randint(int(around[2]) + MARGIN - side, int(around[0]) - MARGIN)
-    y = generator.randint(int(around[3]) + MARGIN - side, int(around[1]) - MARGIN)
-    if _overlapped(group, page):
-        return None
-    canvas = _window(pixels, [run.ink for run in group], x, y, side)
+    pixels: Pixels, run: Line, largest: int, page: Page, generator: random.Random, settings: CropSettings
+) -> list[Sample]:
+    """One sample around the run, in a random place of a random window; none where the background is not plain."""
+    smallest = max(_smallest(run.ink), settings.side)
+    if smallest > largest:
+        return []
+    window = generator.randint(smallest, largest)
+    x = generator.randint(int(run.ink[2]) + MARGIN - window, int(run.ink[0]) - MARGIN)
+    y = generator.randint(int(run.ink[3]) + MARGIN - window, int(run.ink[1]) - MARGIN)
+    canvas = _window(pixels, run.ink, x, y, window)
     if canvas is None:
-        return None
-    lines: list[Labelled] = []
-    for run in group:
-        (ax, ay), (bx, by), (cx, cy), (dx, dy) = run.corners
-        lines.append((run.text, ((ax - x, ay - y), (bx - x, by - y), (cx - x, cy - y), (dx - x, dy - y))))
-    return Image.fromarray(canvas), lines, (x, y, side)
+        return []
+    picture = Image.fromarray(canvas).resize((settings.side, settings.side), Image.Resampling.BICUBIC)
+    scale = settings.side / window
+    a, b, c, d = [((px - x) * scale, (py - y) * scale) for px, py in run.corners]
+    corners: Corners = (a, b, c, d)
+    return [ocr_sample(picture, [(run.text, corners)], page, crop=[x, y, window])]
 
 
-def _overlapped(group: Sequence[Run], page: Page) -> bool:
-    """Whether another atom's ink reaches into the boxes of the group."""
-    own = {id(atom) for run in group for atom in run.atoms}
-    boxes = [run.ink for run in group]
-    return any(
-        atom.ink[0] < b[2] and b[0] < atom.ink[2] and atom.ink[1] < b[3] and b[1] < atom.ink[3]
-        for line in page.lines
-        for atom in line.atoms
-        if id(atom) not in own
-        for b in boxes
-    )
-
-
-def _window(pixels: Pixels, boxes: Sequence[Rect], x: int, y: int, side: int) -> Pixels | None:
-    """The square at (x, y), which may reach over the page's edge, with no ink outside the boxes."""
+def _window(pixels: Pixels, box: Rect, x: int, y: int, side: int) -> Pixels | None:
+    """The square at (x, y), which may reach over the page's edge, with no ink outside the box."""
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     seen = pixels[y0:y1, x0:x1]
@@ -154,9 +119,9 @@ def _window(pixels: Pixels, boxes: Sequence[Rect], x: int, y: int, side: int) ->
     canvas: Pixels = np.empty((side, side, 3), dtype=np.uint8)
     canvas[:] = ground.astype(np.uint8)
     canvas[y0 - y : y1 - y, x0 - x : x1 - x] = seen
+    left, top, right, bottom = map(int, box)
     labelled = np.zeros((side, side), dtype=bool)
-    for left, top, right, bottom in boxes:
-        labelled[int(top) - y : int(bottom) - y, int(left) - x : int(right) - x] = True
+    labelled[top - y : bottom - y, left - x : right - x] = True
     if (ink_mask(canvas, ground) & ~labelled).any():
         canvas[~labelled] = ground.astype(np.uint8)
     return canvas

@@ -2,13 +2,13 @@
 
 Source: paper appendix A.2 (PDF and HTML data): images too small, too many or too few characters, characters
 of Latin Extended-A and -B, characters of the Private Use Area. The paper gives no thresholds; the defaults
-here are ours, as are the last three rules, without which a label would not say what the page shows.
+here are ours, as are the rules after those: without them a label would not say what the page shows.
 """
 
 import unicodedata
 from dataclasses import dataclass
 
-from qvl.data.ocr.page import Page
+from qvl.data.ocr.page import Page, is_cjk
 
 TOO_SMALL = "image too small"
 TOO_FEW = "too few characters"
@@ -17,10 +17,13 @@ LATIN_EXTENDED = "Latin Extended-A or -B character"
 PRIVATE_USE = "Private Use Area character"
 UNDECODABLE = "undecodable character"
 RIGHT_TO_LEFT = "right-to-left text"
+OTHER_SCRIPT = "neither English nor Chinese"
 SLANTED = "slanted text"
 HIDDEN_LAYER = "hidden text layer"
 DUPLICATE = "duplicate image"
 NO_CROP = "no crop fits"
+
+OTHER_LETTERS = 0.05  # share of letters of other scripts that an English or Chinese page may have: formulas, names
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ def page_problem(page: Page, limits: PageFilter) -> str | None:
     for reason, found in _CHARACTERS:
         if any(found(c) for c in text):
             return reason
+    letters = [c for c in text if c.isalpha()]
+    if sum(not is_known_letter(c) for c in letters) > OTHER_LETTERS * len(letters):
+        return OTHER_SCRIPT
     count = sum(not c.isspace() for c in text)
     if count < limits.min_chars:
         return TOO_FEW
@@ -63,6 +69,11 @@ def is_private_use(character: str) -> bool:
 def is_undecodable(character: str) -> bool:
     """The replacement character, lone surrogates, and code points that are no character."""
     return character == "\ufffd" or unicodedata.category(character) in ("Cs", "Cn")
+
+
+def is_known_letter(character: str) -> bool:
+    """Basic Latin and Latin-1, Chinese characters, full-width forms."""
+    return ord(character) < 0x0100 or is_cjk(character)
 
 
 def is_right_to_left(character: str) -> bool:

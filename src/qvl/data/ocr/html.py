@@ -23,7 +23,7 @@ from qvl.data.ocr.page import Atom, Page, clean, finish
 from qvl.errors import DataError, MissingDependencyError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MAX_HEIGHT = 16_000  # pixels of a document that are read; Chromium's own screenshots end at 16,384
+MAX_HEIGHT = 16_000  # pixels of a rendered document that are read; Chromium's own screenshots end at 16,384
 TIMEOUT_MS = 30_000
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
   pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }"""
@@ -63,9 +63,11 @@ def _playwright() -> Any:
 class Browser:
     """One Chromium for many pages; a context manager."""
 
-    def __init__(self, allow_network: bool = False, width: int = 1024) -> None:
+    def __init__(self, allow_network: bool = False, width: int = 1024, zoom: int = 1) -> None:
+        """width: of the window in CSS pixels, zoom: image pixels in each of them."""
         self.allow_network = allow_network
         self.width = width
+        self.zoom = zoom
         self.blocked: list[str] = []
         self._api = _playwright()
         executable = find_browser()
@@ -100,24 +102,25 @@ class Browser:
             reason = str(error).splitlines()[0]
             raise MissingDependencyError(f"{executable} does not start ({reason}): reinstall it") from error
 
-    def pages(self, source: str | Path, max_side: int = 1024, name: str | None = None) -> Iterator[Page]:
-        """The document cut into screens of at most max_side pixels' height. DataError when it can't load."""
+    def pages(self, source: str | Path, max_side: int = 1024, name: str | None = None) -> Iterator[Page | DataError]:
+        """The document cut into screens of at most max_side CSS pixels' height.
+
+        Raises DataError when it can't load; one comes at the end when the document goes on below MAX_HEIGHT.
+        """
         label = name or str(source)
         with self._open(source, label) as tab:
-            height = min(int(tab.evaluate("document.documentElement.scrollHeight")), MAX_HEIGHT)
-            tab.set_viewport_size({"width": self.width, "height": max(height, 1)})
+            full = max(int(tab.evaluate("document.documentElement.scrollHeight")), 1)
+            height = min(full, MAX_HEIGHT // self.zoom)
+            tab.set_viewport_size({"width": self.width, "height": height})
             found = tab.evaluate(_script())
             shot = Image.open(io.BytesIO(tab.screenshot(animations="disabled"))).convert("RGB")
         problems = (SLANTED,) if found["slanted"] else ()
-        atoms = [a for a in map(_atom, found["atoms"]) if a is not None]
-        for number, (top, bottom) in enumerate(screens(atoms, shot.height, max_side), start=1):
+        atoms = [a for a in (_atom(item, self.zoom) for item in found["atoms"]) if a is not None]
+        for number, (top, bottom) in enumerate(screens(atoms, shot.height, max_side * self.zoom), start=1):
             inside = [_shift(a, top) for a in atoms if top <= a.box[1] and a.box[3] <= bottom]
             yield finish(shot.crop((0, top, shot.width, bottom)), inside, label, number, problems)
-
-    def print_pdf(self, source: Path, output: Path) -> None:
-        """The document as a PDF, A5: how the demo gets PDF files from the bundled pages."""
-        with self._open(source, str(source)) as tab:
-            tab.pdf(path=str(output), format="A5", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))
+        if full > height:
+            yield DataError(f"{label}: only the upper {height} of {full} pixels are read; cut the document in parts")
 
     def _open(self, source: str | Path, label: str) -> "_Tab":
         if is_url(source) and not self.allow_network:
@@ -138,6 +141,7 @@ class Browser:
     def _context(self, source: str | Path) -> Any:
         context = self._browser.new_context(
             viewport={"width": self.width, "height": 768},
+            device_scale_factor=self.zoom,
             java_script_enabled=False,
             bypass_csp=True,
             accept_downloads=False,
@@ -206,11 +210,11 @@ def _script() -> str:
     return resources.files("qvl.data.ocr").joinpath("visible_text.js").read_text(encoding="utf-8")
 
 
-def _atom(item: dict[str, Any]) -> Atom | None:
+def _atom(item: dict[str, Any], zoom: int) -> Atom | None:
     text = clean(item["text"])
     if not text:
         return None
-    x, y, width, height = item["rect"]
+    x, y, width, height = (zoom * value for value in item["rect"])
     box = (x, y, x + width, y + height)
     return Atom(text, box, box, 0, bool(item["space"]))
 

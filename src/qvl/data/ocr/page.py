@@ -20,6 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 
 INK_CONTRAST = 40  # a pixel is ink when one of its channels differs by more from the background
 EDGE = 1.0  # pixels by which a box may stick out of the image before its atom counts as cut
+WORD_GAP, GLUED_GAP = 1.0, 0.3  # of the line's height, at most, between atoms with and without a space
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,10 @@ def is_cjk(character: str) -> bool:
 
 
 def language_of(text: str) -> str:
-    """zh when a Chinese character occurs, else en."""
-    return "zh" if any(is_cjk(c) and unicodedata.category(c) == "Lo" for c in text) else "en"
+    """zh or en. A Chinese character says about as much as a Latin word, so five letters weigh as much as one."""
+    chinese = sum(is_cjk(c) and c.isalpha() for c in text)
+    latin = sum(c.isalpha() and not is_cjk(c) for c in text)
+    return "zh" if chinese and 5 * chinese >= latin else "en"
 
 
 def clean(text: str) -> str:
@@ -180,8 +183,9 @@ def _continues(last: Atom, atom: Atom) -> bool:
     x0, y0, _, y1 = _upright(atom.box, atom.angle)
     height = max(bottom - top, y1 - y0)
     overlap = min(bottom, y1) - max(top, y0)
-    gap = x0 - right
-    return overlap >= 0.4 * min(bottom - top, y1 - y0) and -0.3 * height <= gap <= 1.2 * height
+    gap = (x0 - right) / height
+    widest = WORD_GAP if atom.space_before else GLUED_GAP  # wider ones part columns and the cells of a table
+    return overlap >= 0.4 * min(bottom - top, y1 - y0) and -0.3 <= gap <= widest
 
 
 def _upright(box: Rect, angle: int) -> Rect:

@@ -14,9 +14,9 @@ from PIL import Image
 from qvl.data.ocr.page import Corners, Page, language_of
 from qvl.data.sample import Sample, Turn
 from qvl.text import prompts
-from qvl.text.markup import Quad, Ref, Segment, to_grid
+from qvl.text.markup import Ref, Segment, quad_from_pixels
 
-SETTINGS = "ocr-1"  # raise it when the same input would give other samples
+SETTINGS = "ocr-2"  # raise it when the same input would give other samples
 
 Labelled = tuple[str, Corners]
 
@@ -28,19 +28,13 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def quad_of(corners: Corners, width: int, height: int) -> Quad:
-    """Corners in pixels -> Quad."""
-    flat = [c for x, y in corners for c in (to_grid(x, width), to_grid(y, height))]
-    return Quad(*flat)
-
-
 def ocr_sample(image: Image.Image, lines: Sequence[Labelled], page: Page, **extra: Any) -> Sample:
     """One sample; its id is the image's hash and place, so that the same input always gives the same id."""
     encoded = png(image)
     digest = hashlib.sha256(encoded).hexdigest()
     answer: list[Segment] = []
     for text, corners in lines:
-        answer += [Ref(text), quad_of(corners, *image.size)]
+        answer += [Ref(text), quad_from_pixels(corners, *image.size)]
     provenance = {"source": page.source, "row": page.number, "settings": SETTINGS, "image_sha256": digest, **extra}
     return Sample(
         id=f"ocr-{digest[:24]}",

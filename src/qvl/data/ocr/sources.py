@@ -1,0 +1,76 @@
+"""What the user names -> the documents to read, and their pages."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from qvl.data.ocr.html import Browser, is_url
+from qvl.data.ocr.page import Page
+from qvl.data.ocr.pdf import read_pdf
+from qvl.errors import DataError, UsageError
+
+PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
+Source = tuple[str | Path, str]  # a file or an address, and its name in reports
+
+
+def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
+    """Every document of the inputs, folders searched and sorted, each file once. UsageError when there is none."""
+    found: dict[str, Source] = {}
+    for given in inputs:
+        if is_url(given):
+            found.setdefault(str(given), (given, str(given)))
+            continue
+        root = Path(given)
+        if not root.exists():
+            raise UsageError(f"{root}: no such file or folder")
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+        for path in files:
+            if path.suffix.lower() in PDF + HTML:
+                name = path.name if root.is_file() else path.relative_to(root).as_posix()
+                found.setdefault(str(path.resolve()), (path, name))
+            elif root.is_file():
+                raise UsageError(f"{path}: neither PDF nor HTML; give {', '.join(PDF + HTML)} or a folder of them")
+    if not found:
+        raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {', '.join(PDF + HTML)} file found")
+    return list(found.values())
+
+
+class Reader:
+    """Pages of documents of either kind; a browser runs only when one of them needs it."""
+
+    def __init__(self, sources: Sequence[Source], max_side: int, zoom: int, allow_network: bool) -> None:
+        """max_side: of a page, zoom: how many times larger than that it is rendered."""
+        if not allow_network and (urls := [name for source, name in sources if is_url(source)]):
+            raise UsageError(f"{urls[0]}: addresses are read only with --allow-network")
+        self._sources, self._max_side, self._zoom = sources, max_side, zoom
+        self._stack = ExitStack()
+        needed = not all(_is_pdf(source) for source, _ in sources)
+        self._browser = self._stack.enter_context(Browser(allow_network, max_side, zoom)) if needed else None
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def blocked_requests(self) -> int:
+        """Requests of HTML files that were refused."""
+        return len(self._browser.blocked) if self._browser else 0
+
+    def pages(self) -> Iterator[Page | DataError]:
+        """The pages of every document in order, a DataError in the place of what can't be read."""
+        for source, name in self._sources:
+            try:
+                yield from self._read(source, name)
+            except DataError as error:
+                yield error
+
+    def _read(self, source: str | Path, name: str) -> Iterator[Page | DataError]:
+        if self._browser is None or _is_pdf(source):
+            return read_pdf(Path(source), self._max_side * self._zoom, name)
+        return self._browser.pages(source, self._max_side, name)
+
+
+def _is_pdf(source: str | Path) -> bool:
+    return not is_url(source) and Path(source).suffix.lower() in PDF

@@ -2,7 +2,11 @@
 
 import io
 import json
+import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,13 @@ from qvl.text.markup import Quad, Ref, quad_to_pixels
 PAGE = """<!doctype html><meta charset="utf-8">
 <style>body {{ font: 28px sans-serif; margin: 40px; print-color-adjust: exact }}</style>
 <p>Sixteen pigeons sat on the roof</p><p>屋顶上坐着十六只鸽子</p><p style="color:white">unseen words</p>{extra}"""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Files of a folder, without a line per request."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +168,29 @@ def test_the_end_of_an_endless_page_is_named(tmp_path: Path, monkeypatch: pytest
     report = build_ocr([tmp_path / "page.html"], tmp_path / "out")
     assert report.samples == 1
     assert "only the upper 600 of" in report.failures[0]
+
+
+@pytest.mark.parametrize(("module", "name"), [("playwright", "page.html"), ("pypdfium2", "page.pdf")])
+def test_a_missing_package_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"{module}: pip install 'qvl\[ocr\]'"):
+        build_ocr([folder / name], tmp_path / "out")
+    assert not list((tmp_path).rglob("*"))  # nothing half-written
+
+
+def test_an_address_is_read_where_the_network_is_allowed(folder: Path, tmp_path: Path) -> None:
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        report = build_ocr([f"{address}/page.html", "http://127.0.0.1:9/gone"], tmp_path, allow_network=True)
+        server.shutdown()
+    assert (report.pages_kept, report.samples) == (1, 1)
+    assert report.failures[0].startswith("http://127.0.0.1:9/gone: does not load")
+    [sample] = read_split(tmp_path)
+    assert sample.provenance["source"] == f"{address}/page.html"
 
 
 def test_without_a_browser_old_shards_stay(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,14 +114,15 @@ def _window(pixels: Pixels, box: Rect, x: int, y: int, side: int) -> Pixels | No
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     seen = pixels[y0:y1, x0:x1]
     ground = background(seen)
-    if ink_mask(seen, ground).mean() > 1 - PLAIN:
-        return None
     canvas: Pixels = np.empty((side, side, 3), dtype=np.uint8)
     canvas[:] = ground.astype(np.uint8)
     canvas[y0 - y : y1 - y, x0 - x : x1 - x] = seen
+    ink = ink_mask(canvas, ground)
+    if ink.mean() > 1 - PLAIN:
+        return None
     left, top, right, bottom = map(int, box)
-    labelled = np.zeros((side, side), dtype=bool)
-    labelled[top - y : bottom - y, left - x : right - x] = True
-    if (ink_mask(canvas, ground) & ~labelled).any():
-        canvas[~labelled] = ground.astype(np.uint8)
+    unlabelled = np.ones((side, side), dtype=bool)
+    unlabelled[top - y : bottom - y, left - x : right - x] = False
+    if (ink & unlabelled).any():
+        canvas[unlabelled] = ground.astype(np.uint8)
     return canvas

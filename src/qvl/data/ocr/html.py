@@ -109,11 +109,7 @@ class Browser:
         """
         label = name or str(source)
         with self._open(source, label) as tab:
-            full = max(int(tab.evaluate("document.documentElement.scrollHeight")), 1)
-            height = min(full, MAX_HEIGHT // self.zoom)
-            tab.set_viewport_size({"width": self.width, "height": height})
-            found = tab.evaluate(_script())
-            shot = Image.open(io.BytesIO(tab.screenshot(animations="disabled"))).convert("RGB")
+            full, height, found, shot = self._look(tab, label)
         problems = (SLANTED,) if found["slanted"] else ()
         atoms = [a for a in (_atom(item, self.zoom) for item in found["atoms"]) if a is not None]
         for number, (top, bottom) in enumerate(screens(atoms, shot.height, max_side * self.zoom), start=1):
@@ -121,6 +117,18 @@ class Browser:
             yield finish(shot.crop((0, top, shot.width, bottom)), inside, label, number, problems)
         if full > height:
             yield DataError(f"{label}: only the upper {height} of {full} pixels are read; cut the document in parts")
+
+    def _look(self, tab: Any, label: str) -> tuple[int, int, dict[str, Any], Image.Image]:
+        """(height of the document, height that is read, what the script found, the picture of it)."""
+        try:
+            full = max(int(tab.evaluate("document.documentElement.scrollHeight")), 1)
+            height = min(full, MAX_HEIGHT // self.zoom)
+            tab.set_viewport_size({"width": self.width, "height": height})
+            found = tab.evaluate(_script())
+            shot = tab.screenshot(animations="disabled")
+        except self._api.Error as error:
+            raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
+        return full, height, found, Image.open(io.BytesIO(shot)).convert("RGB")
 
     def _open(self, source: str | Path, label: str) -> "_Tab":
         if is_url(source) and not self.allow_network:

@@ -19,7 +19,8 @@ PRECISION = 1024  # pdfium maps to whole device units: ask for this many per pix
 SLANT = 2.0  # degrees by which text may lean from the axes
 
 
-def _pdfium() -> Any:
+def import_pdfium() -> Any:
+    """The library. MissingDependencyError says how to install it."""
     try:
         import pypdfium2
     except ImportError as error:
@@ -32,7 +33,7 @@ def read_pdf(path: Path, max_side: int = 1024, source: str | None = None) -> Ite
 
     Raises DataError when the file as a whole can't be opened (empty, corrupt, encrypted).
     """
-    pdfium = _pdfium()
+    pdfium = import_pdfium()
     name = source or path.name
     try:
         content = path.read_bytes()

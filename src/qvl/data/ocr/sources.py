@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qvl.data.ocr.html import Browser, is_url
 from qvl.data.ocr.page import Page
-from qvl.data.ocr.pdf import read_pdf
+from qvl.data.ocr.pdf import import_pdfium, read_pdf
 from qvl.errors import DataError, UsageError
 
 PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
@@ -42,6 +42,8 @@ class Reader:
         """max_side: of a page, zoom: how many times larger than that it is rendered."""
         if not allow_network and (urls := [name for source, name in sources if is_url(source)]):
             raise UsageError(f"{urls[0]}: addresses are read only with --allow-network")
+        if any(_is_pdf(source) for source, _ in sources):
+            import_pdfium()  # missing? said before anything is written
         self._sources, self._max_side, self._zoom = sources, max_side, zoom
         self._stack = ExitStack()
         needed = not all(_is_pdf(source) for source, _ in sources)

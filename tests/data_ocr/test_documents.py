@@ -122,6 +122,25 @@ def test_cells_of_a_table_are_lines_of_their_own(tmp_path: Path) -> None:
     assert [phrase for phrase, _ in labelled(sample)][-2:] == ["Second", "to point"]
 
 
+COVER = "<div style='position: absolute; left: 60px; top: 300px; width: 20px; height: 300px; background: white'></div>"
+
+
+@pytest.mark.parametrize(
+    ("extra", "phrases"),
+    [
+        ("<div style='columns: 2'><p>plain <b>bo</b>ld</div>", ["plain bold"]),
+        (f"<div style='position: absolute; top: 400px'>coveredinthemiddle</div>{COVER}", []),
+        ("<p style='overflow: hidden; width: 100px; height: 40px'>short overflowing", ["short"]),
+        ("<ol><li>one item</ol><input value='typed'>", ["one item"]),
+    ],
+)
+def test_labels_are_what_the_page_shows_and_all_of_it(tmp_path: Path, extra: str, phrases: list[str]) -> None:
+    (tmp_path / "page.html").write_text(PAGE.format(extra=extra), encoding="utf-8")
+    build_ocr([tmp_path / "page.html"], tmp_path / "out")
+    [sample] = read_split(tmp_path / "out")
+    assert [phrase for phrase, _ in labelled(sample)][2:] == phrases
+
+
 def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         build_ocr([folder], tmp_path / name, mode="crop")
@@ -135,6 +154,7 @@ def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
         ("<p>Žluťoučký kůň</p>", "Latin Extended-A or -B character"),
         ("<p>Шестнадцать голубей сидели на крыше</p>", "neither English nor Chinese"),
         ("<p style='rotate: 5deg'>leaning words</p>", "slanted text"),
+        ("<p style='writing-mode: vertical-rl'>竖排文字</p>", "slanted text"),
         ("<p>\ue000 private</p>", "Private Use Area character"),
         ("<p>" + "many words here " * 300 + "</p>", "too many characters"),
     ],

@@ -25,8 +25,11 @@ from qvl.errors import DataError, MissingDependencyError, UsageError
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAX_HEIGHT = 16_000  # pixels of a rendered document that are read; Chromium's own screenshots end at 16,384
 TIMEOUT_MS = 30_000
+# Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
-  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }"""
+  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }
+  *::marker, *::before, *::after { color: transparent !important }
+  input, select, textarea { visibility: hidden !important }"""
 
 # Not the browser driver's own call for it: with the page's scripts off that one never returns.
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;

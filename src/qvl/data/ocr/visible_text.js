@@ -12,17 +12,24 @@
     return text;
   };
 
-  // Seen at three points of the rectangle: nothing lies over it and no ancestor clips it away.
+  // Seen along the middle of the rectangle: nothing lies over it and no ancestor clips it away. Where columns
+  // break, the browser answers with the block around an inline element instead of the element.
   const onTop = (element, rect) => {
+    let block = element;
+    while (block.parentElement && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
     const y = rect.top + rect.height / 2;
     const inset = Math.min(1, rect.width / 4);
-    return [rect.left + inset, rect.left + rect.width / 2, rect.right - inset].every((x) => {
+    const steps = Math.max(2, Math.ceil(rect.width / 6));
+    for (let i = 0; i <= steps; i++) {
+      const x = rect.left + inset + ((rect.width - 2 * inset) * i) / steps;
       const hit = document.elementFromPoint(x, y);
-      return hit !== null && element.contains(hit);
-    });
+      if (hit === null || !(element.contains(hit) || (hit.contains(element) && block.contains(hit)))) return false;
+    }
+    return true;
   };
 
   const turned = (element) => {
+    if (getComputedStyle(element).writingMode !== "horizontal-tb") return true;
     for (let e = element; e; e = e.parentElement) {
       const style = getComputedStyle(e);
       if (style.rotate !== "none" && style.rotate !== "0deg") return true;
@@ -83,6 +90,7 @@
       continue;
     }
     const style = getComputedStyle(element);
+    slanted = slanted || turned(element);
     let last = 0;
     for (const match of text.matchAll(/\S+/g)) {
       const start = match.index;
@@ -91,7 +99,6 @@
       space = false;
       last = start + match[0].length;
       if (!rects.length) continue;
-      slanted = slanted || turned(element);
       let word = match[0];
       if (style.textTransform.includes("capitalize")) word = word.replace(/\p{L}/u, (c) => c.toUpperCase());
       if (rects.length > 1 || CJK.test(word)) emitCharacters(element, style, node, start, word, spaceBefore);

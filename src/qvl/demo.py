@@ -22,6 +22,7 @@ from qvl.train.trainer import run_recipe
 WORLD_NAME = "world.toml"
 DOCUMENTS = "documents"
 MAX_FOUND_DOCUMENTS = 3
+MAX_CROPS = 3000
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _read_documents(out: Path) -> None:
     """Crops of the bundled pages and of documents found on this machine, as OCR samples for stage 2."""
     documents = [*bundled_documents(), *found_documents()]
     try:
-        report = build_ocr(documents, out / DOCUMENTS, mode="crop", overwrite=True)
+        report = build_ocr(documents, out / DOCUMENTS, mode="crop", max_samples=MAX_CROPS, overwrite=True)
     except MissingDependencyError as error:
         print(f"  left out: {error}")
         return

@@ -22,7 +22,7 @@ from qvl.train.trainer import run_recipe
 WORLD_NAME = "world.toml"
 DOCUMENTS = "documents"
 MAX_FOUND_DOCUMENTS = 3
-MAX_CROPS = 3000
+MAX_CROPS = 600
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ PRESETS = {
             position_rows=64,
             adapter_head_size=32,
         ),
-        LanguageConfig(vocab_size=1408, hidden_size=256, num_layers=4, num_heads=4, intermediate_size=1408),
-        image_start_id=1294,
+        LanguageConfig(vocab_size=1024, hidden_size=256, num_layers=4, num_heads=4, intermediate_size=1408),
+        image_start_id=1014,
     ),
 }

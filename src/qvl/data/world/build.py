@@ -21,7 +21,7 @@ from qvl.data.sample import LANGUAGES, Sample, write_shard
 from qvl.data.world.draw import dense_labels, draw_scene
 from qvl.data.world.scene import SIDE, fonts_for, make_scene
 from qvl.data.world.tasks import TASK_SHARES, make_sample
-from qvl.data.world.words import COLOURS, EN_WORDS, KINDS, PLACES, RELATIONS, SIZES, ZH_GLYPHS
+from qvl.data.world.words import COLOURS, KINDS, PLACES, RELATIONS, SIZES, ZH_GLYPHS
 from qvl.errors import DataError, UsageError
 from qvl.files import replacing
 from qvl.text import prompts
@@ -30,6 +30,8 @@ from qvl.text.markup import Box, Ref, Text, to_string
 SHARD_SIZE = 1000
 SPLITS = ("train", "test")
 PHOTO_FOLDERS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
+# Kinds of scene in the vision warm-up: more letters than elsewhere, because they take longest to learn.
+_DENSE_KINDS = {"things": 0.35, "words": 0.35, "sign": 0.25, "chart": 0.05}
 _DRAWN_WORD = re.compile(r" ?\b[A-Z]{2,}\b")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -123,7 +125,8 @@ def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.nd
     for i in range(count):
         rng = random.Random(f"{seed}/dense/{start + i}")
         language = LANGUAGES[rng.randrange(2)]
-        scene = make_scene(rng, language, photos=photos, random_words=rng.random() < 0.5)
+        kind = rng.choices(list(_DENSE_KINDS), list(_DENSE_KINDS.values()))[0]
+        scene = make_scene(rng, language, kind, photos, random_words=rng.random() < 0.5)
         pictures[i] = np.asarray(draw_scene(scene))
         labels.append(dense_labels(scene, grid))
     return pictures, np.stack(labels)
@@ -132,13 +135,13 @@ def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.nd
 def world_texts(seed: int, count: int) -> Iterator[str]:
     """The world's own English and Chinese, to train the tiny vocabulary on.
 
-    Chinese goes in by the character apart from names, and drawn words alone: a merge across words would
-    give each combination of words a token of its own, and the model could not put old words together anew.
+    Chinese goes in by the character apart from names, and the English words drawn on pictures stay out, so
+    that both are read and spelled glyph by glyph: a token for each whole word would have to be learnt alone.
     """
     names = [name for table in (KINDS, COLOURS, SIZES, PLACES, RELATIONS) for name in table.values()]
     prefixes = [to_string(prompts.caption_prefix("zh")), to_string(prompts.ocr_prefix())]
     chat = ["system\n", "user\n", "assistant\n", prompts.DEFAULT_SYSTEM, prompts.picture_prefix(1).text]
-    often = [*(name.zh for name in names), *ZH_GLYPHS, *EN_WORDS, *prefixes, *chat]
+    often = [*(name.zh for name in names), *ZH_GLYPHS, *prefixes, *chat]
     yield from chain.from_iterable(often for _ in range(count // 100))
     tasks = [task for task in TASK_SHARES if task != "ocr"]
     for i in range(count):

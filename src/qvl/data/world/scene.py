@@ -166,7 +166,8 @@ def make_scene(
     if kind == "chart":
         return Scene(language, background, bars=_bars(rng, background))
     if kind == "words":
-        return Scene(language, background, words=_words(rng, language, rng.choice((1, 1, 1, 2)), random_words))
+        count = 2 if random_words else rng.choice((1, 1, 1, 2))
+        return Scene(language, background, words=_words(rng, language, count, random_words))
     words = _words(rng, language, 1, random_words)
     things = _things(rng, background, rng.choice((1, 2)), avoid=[w.box for w in words])
     return Scene(language, background, things=things, words=words)

@@ -16,14 +16,14 @@ from qvl.text.render import with_leading_space
 
 # Shares of the samples that a world writes; a recipe's mixture weighs them anew.
 TASK_SHARES = {
-    "caption": 0.16,
-    "vqa": 0.22,
+    "caption": 0.15,
+    "vqa": 0.20,
     "grounding": 0.04,
-    "referring": 0.12,
-    "grounded_caption": 0.04,
+    "referring": 0.16,
+    "grounded_caption": 0.03,
     "region_caption": 0.05,
-    "ocr": 0.13,
-    "text": 0.18,
+    "ocr": 0.16,
+    "text": 0.15,
     "dialogue": 0.06,
 }
 # How often each family of questions is asked: open ones more than those that guessing gets right.

@@ -54,7 +54,7 @@ def small_run(folder: Path) -> Path:
         make_sample(1, "train", i, task, language) for task in TASKS for language in LANGUAGES for i in range(40)
     ]
     write_shard(samples, folder / "world" / "train" / "00000.parquet")
-    write_dense(folder / "dense", 1, 128, PRESETS["tiny"].vision.grid, workers=1)
+    write_dense(folder / "world" / "dense", 1, 128, PRESETS["tiny"].vision.grid, workers=1)
     return folder
 
 
@@ -119,7 +119,9 @@ def print_generation(tokenizer: Tokenizer) -> None:
             with torch.inference_mode():
                 for _ in range(new_tokens):
                     hidden = model.hidden_states(ids, pictures)
-                    token = model.language.head(hidden[:, -1]).argmax(-1)
+                    logits = model.language.head(hidden[:, -1])
+                    logits[:, model.config.image_start_id :] = -torch.inf  # an untrained model may open a picture
+                    token = logits.argmax(-1)
                     ids = torch.cat((ids, token[:, None]), dim=1)
             return ids
 

@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     world.add_argument("--seed", type=int, default=7)
     world.add_argument("--train", type=int, default=24000, help="samples (24000)")
     world.add_argument("--test", type=int, default=1600, help="held-out samples (1600)")
+    world.add_argument("--dense", type=int, default=0, help="pictures with labels for each patch too (0)")
     world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
     world.add_argument("--workers", type=int, help="processes (one per core)")
 
@@ -104,12 +105,17 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _world(args: argparse.Namespace) -> None:
-    from qvl.data.world.build import WorldConfig, write_world
+    from qvl.data.world.build import WorldConfig, write_dense, write_world
+    from qvl.model.config import PRESETS
 
     config = WorldConfig(args.seed, args.train, args.test, args.photos)
     for split, counts in write_world(args.out, config, args.workers).items():
         tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())
         print(f"{args.out / split}: {counts.total()} samples ({tasks})")
+    if args.dense:
+        grid = PRESETS["tiny"].vision.grid
+        write_dense(args.out / "dense", args.seed, args.dense, grid, args.workers, args.photos)
+        print(f"{args.out / 'dense'}: {args.dense} pictures with labels for each patch")
 
 
 def _data_ocr(args: argparse.Namespace) -> None:

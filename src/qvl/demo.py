@@ -69,7 +69,7 @@ def run_demo(recipes: Path, out: Path) -> None:
 def _write_world(config: DemoConfig, out: Path) -> None:
     write_world(out / "world", WorldConfig(config.seed, config.train, config.test))
     vision = PRESETS["tiny"].vision
-    write_dense(out / "dense", config.seed, config.dense, vision.grid)
+    write_dense(out / "world" / "dense", config.seed, config.dense, vision.grid)
 
 
 def _read_documents(out: Path) -> None:

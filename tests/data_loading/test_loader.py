@@ -12,7 +12,7 @@ from qvl.data.loader import Batch, Loader, LoaderState
 from qvl.data.sample import Sample, Turn, write_shard
 from qvl.data.world.tasks import make_sample
 from qvl.errors import DataError
-from qvl.text.markup import Text
+from qvl.text.markup import Box, Ref, Text
 from qvl.text.special_tokens import IGNORE_INDEX
 from qvl.text.tokenizer import Tokenizer
 
@@ -84,13 +84,15 @@ def test_a_restart_from_the_state_gives_the_same_batches(split: Path) -> None:
         assert torch.equal(expected.input_ids, got.input_ids)
 
 
-def test_square_root_weights(split: Path) -> None:
-    batch = next(batches(loader(split, {"caption": 1.0}, packing=False, loss_by="square_root"), 1))
+def test_square_root_weighs_each_piece_of_an_answer(tmp_path: Path) -> None:
+    """The phrase, its box and the end of text weigh the square roots of their lengths."""
+    turns = (Turn("user", (Text("Find it."),)), Turn("assistant", (Ref("a"), Box(1, 2, 3, 4))))
+    write_shard([Sample("one", "text", "en", (), turns, {})], tmp_path / "0.parquet")
+    batch = next(batches(loader(tmp_path, {"text": 1.0}, packing=False, loss_by="square_root"), 1))
     assert batch.loss_weights is not None
-    for row in range(3):
-        supervised = int((batch.labels[row] != IGNORE_INDEX).sum())
-        real = batch.document_ids[row] >= 0
-        torch.testing.assert_close(batch.loss_weights[row][real], torch.full((int(real.sum()),), supervised**-0.5))
+    phrase, box = 3, 11  # <ref> a </ref>, <box> ( 1 , 2 ),( 3 , 4 ) </box>
+    expected = torch.tensor([phrase**-0.5] * phrase + [box**-0.5] * box + [1.0])
+    torch.testing.assert_close(batch.loss_weights[0][batch.labels[0] != IGNORE_INDEX], expected)
 
 
 def test_what_does_not_fit_is_counted(tmp_path: Path) -> None:

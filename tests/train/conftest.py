@@ -17,5 +17,5 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     samples = [make_sample(1, "train", i, task, language) for task in TASKS for language in LANGUAGES for i in range(6)]
     write_shard(samples, folder / "world" / "train" / "00000.parquet")
-    write_dense(folder / "dense", seed=1, count=16, grid=PRESETS["tiny"].vision.grid, workers=1)
+    write_dense(folder / "world" / "dense", seed=1, count=16, grid=PRESETS["tiny"].vision.grid, workers=1)
     return folder

@@ -31,7 +31,6 @@ def test_killed_run_resumes_to_the_bit(stage: str, run_dir: Path, tmp_path: Path
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         shutil.copytree(run_dir / "world", folder / "world")
-        shutil.copytree(run_dir / "dense", folder / "dense")
     subprocess.run(command(stage, whole), check=True, capture_output=True, timeout=300)
 
     process = subprocess.Popen(command(stage, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -14,7 +14,7 @@ from qvl.train.trainer import build_loader, dense_measure, model_config, token_m
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 DECLARED = {
-    "warmup_vision": {"vision"},
+    "warmup_vision": {"vision", "adapter"},
     "warmup_text": {"language"},
     "pretrain": {"vision", "adapter"},
     "multitask": {"vision", "adapter", "language"},
@@ -24,7 +24,8 @@ SMALL = ["data.batch_rows=2", 'data.split_dirs=["world/train"]']
 
 
 def small_recipe(stage: str) -> Recipe:
-    return load_recipe(RECIPES / f"{stage}.toml", SMALL)
+    dense = stage == "warmup_vision"
+    return load_recipe(RECIPES / f"{stage}.toml", SMALL[:1] if dense else SMALL)
 
 
 def gradients_after_one_batch(recipe: Recipe, run_dir: Path) -> tuple[QwenVL, set[str]]:

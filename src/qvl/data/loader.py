@@ -19,7 +19,15 @@ from qvl.data.packing import pack
 from qvl.data.sample import Sample, read_split
 from qvl.errors import DataError
 from qvl.text.render import Rendered, render
-from qvl.text.special_tokens import IGNORE_INDEX
+from qvl.text.special_tokens import (
+    BOX_END,
+    BOX_START,
+    IGNORE_INDEX,
+    QUAD_END,
+    QUAD_START,
+    REF_END,
+    REF_START,
+)
 from qvl.text.tokenizer import Tokenizer
 
 
@@ -76,6 +84,8 @@ class Loader:
         self.mixture = {task: weight for task, weight in sorted(mixture.items()) if weight > 0}
         self.batch_rows, self.row_length, self.packing = batch_rows, row_length, packing
         self.loss_by, self.image_size, self.seed = loss_by, image_size, seed
+        self.opening_tags = [tokenizer.special.id_of(tag) for tag in (REF_START, BOX_START, QUAD_START)]
+        self.closing_tags = [tokenizer.special.id_of(tag) for tag in (REF_END, BOX_END, QUAD_END)]
         self.samples: list[Sample] = []
         self.rendered: list[Rendered] = []
         self.dropped: list[str] = []
@@ -149,6 +159,14 @@ class Loader:
         self.state.held = [candidates[i] for i in left_over]
         return [[candidates[i] for i in row] for row in rows]
 
+    def _piece_weights(self, labels: np.ndarray) -> np.ndarray:
+        """n ** -0.5 for every supervised token of a piece of n: a text, a phrase, a box or a quad with its tags."""
+        supervised = labels != IGNORE_INDEX
+        begins = np.isin(labels, self.opening_tags)
+        begins[1:] |= np.isin(labels[:-1], self.closing_tags) | (supervised[1:] != supervised[:-1])
+        pieces = np.cumsum(begins)
+        return (np.bincount(pieces)[pieces] ** -0.5).astype(np.float32)
+
     def _collate(self, rows: list[list[int]]) -> Batch:
         width = max(sum(len(self.rendered[i].input_ids) for i in row) for row in rows)
         input_ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -167,8 +185,7 @@ class Loader:
                 labels[r, start] = IGNORE_INDEX
                 document_ids[r, start:end] = document
                 if weights is not None:
-                    supervised = int((labels[r, start:end] != IGNORE_INDEX).sum())
-                    weights[r, start:end] = max(supervised, 1) ** -0.5
+                    weights[r, start:end] = self._piece_weights(labels[r, start:end])
                 pixels.extend(
                     images.preprocess(images.load(sample.images[k]), self.image_size) for k in rendered.image_indices
                 )

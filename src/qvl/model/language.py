@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qvl.model.cache import KVCache
 from qvl.model.config import LanguageConfig
-from qvl.model.init import linear_
+from qvl.model.init import linear_, previous_token_heads_
 from qvl.model.rope import rotate
 
 
@@ -98,3 +98,5 @@ class LanguageModel(nn.Module):
         linear_(self.head, generator, scale=0.3)
         for block in self.blocks:
             block.initialize(generator, self.config.num_layers)  # type: ignore[operator]
+        first: LanguageBlock = self.blocks[0]  # type: ignore[assignment]
+        previous_token_heads_(first.c_attn, self.config.num_heads, self.config.rotary_base)

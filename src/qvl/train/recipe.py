@@ -18,7 +18,8 @@ from qvl.errors import RecipeError
 PARTS = ("vision", "adapter", "language")
 Settings = typing.TypeVar("Settings")
 OBJECTIVES = ("dense", "next_token")
-# How much a sample with n supervised tokens weighs: n, or its square root so that boxes do not drown answers.
+# How much a piece of an answer (a text, a phrase, a box) of n supervised tokens weighs: n, or its square root,
+# so that the digits of boxes do not drown the words.
 LOSS_BY = ("token", "square_root")
 OPTIMIZERS = ("adamw", "muon")
 

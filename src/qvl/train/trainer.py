@@ -137,7 +137,8 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
     if head is not None and isinstance(loader, DenseLoader):
         (pixels, labels), _ = next(iter(loader))
         with fast_kernels(device):
-            named = head.accuracy(model.vision(pixels.to(device)), labels.to(device))
+            features = model.vision(pixels.to(device))
+            named = head.accuracy(features, model.adapter(features), labels.to(device))
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))
 
 
@@ -145,7 +146,7 @@ def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokeni
     """The stage's batches: dense labels of the world for the vision warm-up, else tokens and labels."""
     vision = model.config.vision
     if recipe.objective == "dense":
-        return DenseLoader(run_dir, recipe.data.batch_rows, recipe.seed)
+        return DenseLoader(run_dir / recipe.data.split_dirs[0], recipe.data.batch_rows, recipe.seed)
     return Loader(
         [run_dir / split for split in recipe.data.split_dirs],
         tokenizer,
@@ -183,7 +184,7 @@ def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tupl
         pixels, labels = batch[0].to(device), batch[1].to(device)
         with fast_kernels(device):
             features = model.vision(pixels)  # (N, P, width)
-            loss = head.loss(features, labels)
+            loss = head.loss(features, model.adapter(features), labels)
         return Measured(loss * len(pixels), len(pixels), len(pixels), features.shape[0] * features.shape[1])
 
     return measure

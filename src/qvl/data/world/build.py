@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from qvl.data.lint import lint
 from qvl.data.sample import LANGUAGES, Sample, write_shard
-from qvl.data.world.draw import dense_labels, draw_scene
+from qvl.data.world.draw import DENSE_CHANNELS, dense_labels, draw_scene
 from qvl.data.world.scene import SIDE, fonts_for, make_scene
 from qvl.data.world.tasks import TASK_SHARES, make_sample
 from qvl.data.world.words import COLOURS, KINDS, PLACES, RELATIONS, SIZES, ZH_GLYPHS
@@ -104,18 +105,23 @@ def _write_one_shard(
     return split, Counter(sample.task for sample in samples)
 
 
-def write_dense(out_dir: Path, seed: int, count: int, grid: int, workers: int | None = None) -> None:
+def write_dense(out_dir: Path, seed: int, count: int, grid: int, workers: int | None = None, photos: str = "") -> None:
     """Pictures and what lies under each of grid x grid patches, for the vision warm-up.
 
     OUT/pictures.npy (count, SIDE, SIDE, 3) uint8; OUT/labels.npy (count, grid, grid, channels) int16.
-    Half of the words are spelled at random, so that letters are learnt one by one.
+    Half of the words are spelled at random, so that letters are learnt one by one, and most pictures are
+    crowded: each then teaches several times as much.
     """
-    photos = find_photos()
-    jobs = [(seed, start, min(SHARD_SIZE, count - start), grid, photos) for start in range(0, count, SHARD_SIZE)]
-    parts = list(_in_processes(_draw_dense, jobs, workers, "dense labels"))
-    for name, arrays in zip(("pictures", "labels"), zip(*parts, strict=True), strict=True):
-        with replacing(out_dir / f"{name}.npy") as temporary:
-            np.save(temporary, np.concatenate(arrays))
+    found = find_photos(photos)
+    jobs = [(seed, start, min(SHARD_SIZE, count - start), grid, found) for start in range(0, count, SHARD_SIZE)]
+    parts = _in_processes(_draw_dense, jobs, workers, "dense labels")
+    with replacing(out_dir / "pictures.npy") as first, replacing(out_dir / "labels.npy") as second:
+        pictures = open_memmap(first, "w+", np.uint8, (count, SIDE, SIDE, 3))
+        labels = open_memmap(second, "w+", np.int16, (count, grid, grid, len(DENSE_CHANNELS)))
+        for (_, start, number, _, _), (drawn, named) in zip(jobs, parts, strict=True):
+            pictures[start : start + number], labels[start : start + number] = drawn, named
+        pictures.flush()
+        labels.flush()
 
 
 def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +132,7 @@ def _draw_dense(job: tuple[int, int, int, int, tuple[Path, ...]]) -> tuple[np.nd
         rng = random.Random(f"{seed}/dense/{start + i}")
         language = LANGUAGES[rng.randrange(2)]
         kind = rng.choices(list(_DENSE_KINDS), list(_DENSE_KINDS.values()))[0]
-        scene = make_scene(rng, language, kind, photos, random_words=rng.random() < 0.5)
+        scene = make_scene(rng, language, kind, photos, random_words=rng.random() < 0.5, crowded=rng.random() < 0.8)
         pictures[i] = np.asarray(draw_scene(scene))
         labels.append(dense_labels(scene, grid))
     return pictures, np.stack(labels)

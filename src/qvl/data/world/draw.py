@@ -13,13 +13,16 @@ from qvl.data.world.words import BAR, COLOURS, GLYPHS, KINDS, RGB
 
 COORDINATES = ("x1", "y1", "x2", "y2")
 COORDINATE_BINS = 28  # a box's corner is named by one of these along each axis
-DENSE_CHANNELS = {  # name -> number of classes; class 0 of the first three is "nothing here"
+GLYPH_PLACES = 5  # the longest drawn word
+DENSE_CHANNELS = {  # name -> number of classes; class 0 of all but the coordinates is "nothing here"
     "kind": len(KINDS) + 2,
     "colour": len(COLOURS) + 1,
     "glyph": len(GLYPHS) + 1,
+    "glyph_place": GLYPH_PLACES + 1,  # first, second, ... of its word
     **dict.fromkeys(COORDINATES, COORDINATE_BINS),
 }
 NO_LABEL = -1  # of the coordinates where there is no box
+_BOX = len(DENSE_CHANNELS) - len(COORDINATES)  # the first coordinate's channel
 _KIND_CLASS = {name: i + 1 for i, name in enumerate([*KINDS, BAR])}
 _COLOUR_CLASS = {name: i + 1 for i, name in enumerate(COLOURS)}
 _GLYPH_CLASS = {glyph: i + 1 for i, glyph in enumerate(GLYPHS)}
@@ -46,18 +49,18 @@ def draw_scene(scene: Scene) -> Image.Image:
 def dense_labels(scene: Scene, grid: int) -> np.ndarray:
     """(grid, grid, len(DENSE_CHANNELS)) int16: the class under each patch's centre, by channel."""
     labels = np.zeros((grid, grid, len(DENSE_CHANNELS)), dtype=np.int16)
-    labels[..., 3:] = NO_LABEL
+    labels[..., _BOX:] = NO_LABEL
     for thing in (*scene.things, *scene.bars):
         rows, columns = _patches(thing.box, grid)
         labels[rows, columns, 0] = _KIND_CLASS[thing.kind]
         labels[rows, columns, 1] = _COLOUR_CLASS[thing.colour]
-        labels[rows, columns, 3:] = _bins(thing.box)
+        labels[rows, columns, _BOX:] = _bins(thing.box)
     for word in scene.words:
         rows, columns = _patches(word.box, grid)
-        labels[rows, columns, 3:] = _bins(word.box)
-        for glyph, box in _glyph_boxes(word):
+        labels[rows, columns, _BOX:] = _bins(word.box)
+        for place, (glyph, box) in enumerate(_glyph_boxes(word)):
             rows, columns = _patches(box, grid)
-            labels[rows, columns, 2] = _GLYPH_CLASS[glyph]
+            labels[rows, columns, 2:4] = _GLYPH_CLASS[glyph], place + 1
     return labels
 
 

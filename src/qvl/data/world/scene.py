@@ -154,22 +154,25 @@ def make_scene(
     kind: str | None = None,
     photos: tuple[Path, ...] = (),
     random_words: bool = False,
+    crowded: bool = False,
 ) -> Scene:
     """Draw a scene's content from rng: of a given kind, or of one chosen by SCENE_KINDS.
 
-    random_words spells words of arbitrary glyphs (the vision warm-up), else they come from the lists.
+    random_words spells words of arbitrary glyphs, else they come from the lists; crowded holds as much as there
+    is room for (both for the vision warm-up).
     """
     kind = kind or rng.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0]
     background = _background(rng, photos, plain=kind == "chart")
     if kind == "things":
-        return Scene(language, background, things=_things(rng, background, rng.choice((1, 2, 2, 3))))
+        count = 7 if crowded else rng.choice((1, 2, 2, 3))
+        return Scene(language, background, things=_things(rng, background, count))
     if kind == "chart":
         return Scene(language, background, bars=_bars(rng, background))
     if kind == "words":
-        count = 2 if random_words else rng.choice((1, 1, 1, 2))
+        count = rng.choice((2, 3)) if crowded else rng.choice((1, 1, 1, 2))
         return Scene(language, background, words=_words(rng, language, count, random_words))
     words = _words(rng, language, 1, random_words)
-    things = _things(rng, background, rng.choice((1, 2)), avoid=[w.box for w in words])
+    things = _things(rng, background, 4 if crowded else rng.choice((1, 2)), avoid=[w.box for w in words])
     return Scene(language, background, things=things, words=words)
 
 

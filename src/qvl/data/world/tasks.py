@@ -45,16 +45,17 @@ _SCENE_OF_TASK = {  # task -> kinds of scene and their weights
     "grounded_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "region_caption": {"things": 0.7, "sign": 0.15, "words": 0.15},
     "ocr": {"words": 0.85, "sign": 0.15},
-    "text": {"things": 0.85, "sign": 0.15},
+    "text": {"things": 0.75, "sign": 0.25},
     "dialogue": {"things": 0.7, "words": 0.15, "sign": 0.15},
 }
 # What is asked about a scene told in words, and how often; with boxes or without any.
 _TEXT_TASKS = {"vqa": 0.8, "caption": 0.2}
 _TEXT_TASKS_WITH_BOXES = {"referring": 0.5, "grounding": 0.1, "region_caption": 0.25, "grounded_caption": 0.15}
-_TEXT_WITH_BOXES = 0.35
-_TEXT_ROUNDS = 5
+_TEXT_WITH_BOXES = 0.1
+_TEXT_ROUNDS = 8
 # Exchanges about one picture in training: an encoded picture serves several questions for little more.
-MAX_ROUNDS = {"vqa": 5, "referring": 3, "grounding": 2, "region_caption": 3}
+MAX_ROUNDS = {"vqa": 5, "referring": 4, "grounding": 2, "region_caption": 4}
+_CROWDED_TASKS = ("referring", "region_caption", "ocr")  # more to point at and to read in one picture
 JPEG_QUALITY = 95
 
 
@@ -69,11 +70,12 @@ def make_sample(
 ) -> Sample:
     """The index-th sample of a split: a pure function of its arguments (and the installed fonts).
 
-    several: up to MAX_ROUNDS different exchanges about the picture, else one.
+    several: up to MAX_ROUNDS different exchanges about the picture, else one; and some pictures hold more.
     """
     key = f"{seed}/{split}/{task}/{language}/{index}"
     rng = random.Random(key)
-    scenes = [_scene_for(rng, task, language, photos)]
+    crowded = several and task in _CROWDED_TASKS and rng.random() < 0.5
+    scenes = [_scene_for(rng, task, language, photos, crowded)]
     if task == "dialogue" and rng.random() < 0.5:
         scenes.append(_scene_for(rng, task, language, photos))
     turns = _TURNS[task](rng, scenes)
@@ -102,10 +104,11 @@ def _more_rounds(rng: random.Random, scenes: list[Scene], task: str, first: list
     return turns
 
 
-def _scene_for(rng: random.Random, task: str, language: str, photos: tuple[Path, ...]) -> Scene:
+def _scene_for(rng: random.Random, task: str, language: str, photos: tuple[Path, ...], crowded: bool = False) -> Scene:
     kinds = _SCENE_OF_TASK[task]
     while True:
-        scene = make_scene(rng, language, rng.choices(list(kinds), list(kinds.values()))[0], photos)
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
+        scene = make_scene(rng, language, kind, photos, crowded=crowded)
         if scene.things or scene.words or scene.bars:
             if task == "vqa" and not phrases.questions(scene):
                 continue

@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
-.PHONY: demo env system test lint types check clean
+.PHONY: demo demo-long env system test lint types check clean
 
 env: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: system env
 	$(BIN)/qvl demo --recipes recipes/tiny --out runs/tiny
+
+# The same with more of everything: about two hours.
+demo-long: system env
+	$(BIN)/qvl demo --recipes recipes/tiny-long --out runs/tiny-long
 
 # Fonts and a browser, when this user may install them; otherwise names what is missing.
 system:

@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = _verb(verbs, "demo", _demo, "the whole recipe at laptop size: data, stages, evaluation, report")
     demo.add_argument("--recipes", type=Path, default=TINY_RECIPES, help="folder with world.toml and the stages")
     demo.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    demo.add_argument("--device", default="cpu")
 
     world = _verb(verbs, "world", _world, "write samples of the tiny world: train and held-out test")
     world.add_argument("--out", type=Path, required=True)
@@ -101,7 +102,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], abou
 def _demo(args: argparse.Namespace) -> None:
     from qvl.demo import run_demo
 
-    run_demo(args.recipes, args.out)
+    run_demo(args.recipes, args.out, _device(args.device))
 
 
 def _world(args: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ class DemoConfig:
     evaluate_limit: int  # samples per task and language
 
 
-def run_demo(recipes: Path, out: Path) -> None:
+def run_demo(recipes: Path, out: Path, device: str = "cpu") -> None:
     """Run every step that is not finished yet; prints how to open the report and the chat."""
     start = time.perf_counter()
     config = read_settings(DemoConfig, recipes / WORLD_NAME)
@@ -49,9 +49,9 @@ def run_demo(recipes: Path, out: Path) -> None:
         ("documents", partial(_read_documents, out)),
     ]
     for stage in config.stages:
-        steps.append((stage, partial(_train, recipes, stage, out)))
+        steps.append((stage, partial(_train, recipes, stage, out, device)))
         if stage in config.evaluate_after:
-            steps.append((f"answers-after-{stage}", partial(_evaluate, config, out, stage)))
+            steps.append((f"answers-after-{stage}", partial(_evaluate, config, out, stage, device)))
     for name, work in steps:
         done = out / "finished" / name
         if done.exists():
@@ -88,16 +88,16 @@ def found_documents() -> list[Path]:
     return sorted(Path("/usr/share/doc").rglob("*.pdf"))[:MAX_FOUND_DOCUMENTS]
 
 
-def _train(recipes: Path, stage: str, out: Path) -> None:
+def _train(recipes: Path, stage: str, out: Path, device: str) -> None:
     """One stage; on what is there, where the documents had to be left out."""
     path = recipes / f"{stage}.toml"
     wanted = load_recipe(path).data.split_dirs
     there = [split for split in wanted if split != DOCUMENTS or list((out / DOCUMENTS).glob("*.parquet"))]
-    run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out)
+    run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out, device)
 
 
-def _evaluate(config: DemoConfig, out: Path, stage: str) -> None:
-    model = load_model(out / stage / "checkpoint")
+def _evaluate(config: DemoConfig, out: Path, stage: str, device: str) -> None:
+    model = load_model(out / stage / "checkpoint", device=device)
     tokenizer = Tokenizer.from_dir(out / stage / "checkpoint")
     splits = [out / "world" / "test"]
     scores = evaluate(model, tokenizer, splits, out / stage / "eval", limit=config.evaluate_limit)

@@ -43,9 +43,8 @@ class DenseHead(nn.Module):
 
     def logits(self, features: Tensor, queries: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """features (N, P, width), queries (N, Q, output_dim) -> both readings: channel -> (N, P, classes) float32."""
-        shape = (self.side, self.side, self.block, self.block, -1)
-        by_query = self.of_query(queries).unflatten(2, (self.block, self.block, -1)).view(len(queries), *shape)
-        by_query = by_query.transpose(2, 3).flatten(1, 4)  # (N, P, classes), patches row by row
+        blocks = self.of_query(queries).view(len(queries), self.side, self.side, self.block, self.block, -1)
+        by_query = blocks.transpose(2, 3).flatten(1, 4)  # (N, P, classes), patches row by row
         first, second = (
             dict(zip(DENSE_CHANNELS, out.float().split(list(DENSE_CHANNELS.values()), dim=-1), strict=True))
             for out in (self.of_patch(features), by_query)

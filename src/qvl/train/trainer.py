@@ -101,7 +101,7 @@ def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, de
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on the CPU."""
     stage_dir = run_dir / recipe.name
     freeze(model, recipe.trains)
-    head = DenseHead(model.config.vision, recipe.seed) if recipe.objective == "dense" else None
+    head = DenseHead(model.config.vision, recipe.seed).to(device) if recipe.objective == "dense" else None
     optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
         optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
@@ -184,7 +184,8 @@ def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tupl
         pixels, labels = batch[0].to(device), batch[1].to(device)
         with fast_kernels(device):
             features = model.vision(pixels)  # (N, P, width)
-            loss = head.loss(features, model.adapter(features), labels)
+            # Detached: the adapter's reading must not bend the ViT (measured: half the letters are lost).
+            loss = head.loss(features, model.adapter(features.detach()), labels)
         return Measured(loss * len(pixels), len(pixels), len(pixels), features.shape[0] * features.shape[1])
 
     return measure

@@ -16,15 +16,15 @@ from qvl.text.render import with_leading_space
 
 # Shares of the samples that a world writes; a recipe's mixture weighs them anew.
 TASK_SHARES = {
-    "caption": 0.15,
-    "vqa": 0.20,
-    "grounding": 0.04,
-    "referring": 0.16,
-    "grounded_caption": 0.03,
+    "caption": 0.12,
+    "vqa": 0.15,
+    "grounding": 0.05,
+    "referring": 0.22,
+    "grounded_caption": 0.04,
     "region_caption": 0.05,
-    "ocr": 0.16,
-    "text": 0.15,
-    "dialogue": 0.06,
+    "ocr": 0.13,
+    "text": 0.17,
+    "dialogue": 0.07,
 }
 # How often each family of questions is asked: open ones more than those that guessing gets right.
 QUESTION_WEIGHTS = {

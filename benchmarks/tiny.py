@@ -60,7 +60,8 @@ def small_run(folder: Path) -> Path:
 
 def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float, Measured]:
     """Seconds of an optimizer step, and what one of its micro-batches holds."""
-    recipe = load_recipe(RECIPES / f"{stage}.toml", ['data.split_dirs=["world/train"]'])
+    split = "world/dense" if stage == "warmup_vision" else "world/train"
+    recipe = load_recipe(RECIPES / f"{stage}.toml", [f'data.split_dirs=["{split}"]'])
     model = QwenVL(model_config(recipe, tokenizer)).train()
     model.initialize(0)
     freeze(model, recipe.trains)

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     world.add_argument("--seed", type=int, default=7)
     world.add_argument("--train", type=int, default=24000, help="samples (24000)")
     world.add_argument("--test", type=int, default=1600, help="held-out samples (1600)")
-    world.add_argument("--dense", type=int, default=0, help="pictures with labels for each patch too (0)")
+    world.add_argument("--dense", type=int, help="also N pictures with labels for each patch", metavar="N")
     world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
     world.add_argument("--workers", type=int, help="processes (one per core)")
 
@@ -113,7 +113,7 @@ def _world(args: argparse.Namespace) -> None:
     for split, counts in write_world(args.out, config, args.workers).items():
         tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())
         print(f"{args.out / split}: {counts.total()} samples ({tasks})")
-    if args.dense:
+    if args.dense is not None:
         grid = PRESETS["tiny"].vision.grid
         write_dense(args.out / "dense", args.seed, args.dense, grid, args.workers, args.photos)
         print(f"{args.out / 'dense'}: {args.dense} pictures with labels for each patch")

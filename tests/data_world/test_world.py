@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from qvl.data.lint import lint
 from qvl.data.sample import LANGUAGES, TASKS, read_split, shard_paths
 from qvl.data.world import phrases
-from qvl.data.world.build import WorldConfig, find_photos, write_world
+from qvl.data.world.build import WorldConfig, find_photos, write_dense, write_world
 from qvl.data.world.draw import COORDINATES, DENSE_CHANNELS, NO_LABEL, dense_labels, draw_scene
 from qvl.data.world.scene import SIDE, Background, Scene, Thing, Word, ink_box, make_scene
 from qvl.data.world.tasks import MAX_ROUNDS, make_sample
@@ -182,3 +182,9 @@ def test_held_out_tasks_ask_once() -> None:
     for task in MAX_ROUNDS:
         assert len(make_sample(1, "test", 0, task, "en").turns) == 2
     assert isinstance(make_sample(1, "test", 0, "vqa", "en").turns[1].content[0], Text)
+
+
+def test_no_pictures_for_the_vision_warm_up_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least 1 picture"):
+        write_dense(tmp_path / "dense", seed=1, count=0, grid=8, workers=1)
+    assert not (tmp_path / "dense").exists()

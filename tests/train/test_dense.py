@@ -25,7 +25,7 @@ class NamesItsPlace(nn.Module):
 
 def test_each_patch_is_read_from_the_query_that_stands_for_it() -> None:
     head = DenseHead(VISION, 0)
-    head.of_query = NamesItsPlace()  # type: ignore[assignment]
+    head.of_query = NamesItsPlace()
     features, queries = torch.zeros(2, 64, VISION.width), torch.zeros(2, 16, VISION.output_dim)
     kind = head.logits(features, queries)[1]["kind"]
     places = kind[0, :, 0].view(8, 8)  # row by row

@@ -31,6 +31,7 @@ def test_override_reaches_nested_keys_with_their_type() -> None:
         ("data.mixture={vqaa = 1}", "did you mean 'vqa'"),
         ("optim.min_lr=9", "between 0 and peak_lr"),
         ("data.batch_rows", "write key=value"),
+        ("data.split_dirs=[]", "data.split_dirs = (): expected at least one folder"),
         ("objective='gan'", "one of dense, next_token"),
     ],
 )

@@ -19,15 +19,7 @@ from qvl.data.packing import pack
 from qvl.data.sample import Sample, read_split
 from qvl.errors import DataError
 from qvl.text.render import Rendered, render
-from qvl.text.special_tokens import (
-    BOX_END,
-    BOX_START,
-    IGNORE_INDEX,
-    QUAD_END,
-    QUAD_START,
-    REF_END,
-    REF_START,
-)
+from qvl.text.special_tokens import IGNORE_INDEX, MARKUP_TOKENS
 from qvl.text.tokenizer import Tokenizer
 
 
@@ -84,8 +76,8 @@ class Loader:
         self.mixture = {task: weight for task, weight in sorted(mixture.items()) if weight > 0}
         self.batch_rows, self.row_length, self.packing = batch_rows, row_length, packing
         self.loss_by, self.image_size, self.seed = loss_by, image_size, seed
-        self.opening_tags = [tokenizer.special.id_of(tag) for tag in (REF_START, BOX_START, QUAD_START)]
-        self.closing_tags = [tokenizer.special.id_of(tag) for tag in (REF_END, BOX_END, QUAD_END)]
+        tags = [tokenizer.special.id_of(tag) for tag in MARKUP_TOKENS]
+        self.opening_tags, self.closing_tags = tags[::2], tags[1::2]
         self.samples: list[Sample] = []
         self.rendered: list[Rendered] = []
         self.dropped: list[str] = []

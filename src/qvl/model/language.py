@@ -68,11 +68,13 @@ class LanguageBlock(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.mask, is_causal=causal)
         return attended.transpose(1, 2).flatten(2)
 
-    def initialize(self, generator: torch.Generator, depth: int) -> None:
+    def initialize(self, generator: torch.Generator, config: LanguageConfig) -> None:
         for layer in (self.c_attn, self.w1, self.w2):
             linear_(layer, generator)
         for layer in (self.attn_c_proj, self.mlp_c_proj):
-            linear_(layer, generator, scale=1 / math.sqrt(2 * depth))
+            linear_(layer, generator, scale=1 / math.sqrt(2 * config.num_layers))
+        if self.layer == 0:
+            previous_token_heads_(self.c_attn, self.heads, config.rotary_base)
 
 
 class LanguageModel(nn.Module):
@@ -97,6 +99,4 @@ class LanguageModel(nn.Module):
             self.embedding.weight.normal_(0, 0.5, generator=generator)
         linear_(self.head, generator, scale=0.3)
         for block in self.blocks:
-            block.initialize(generator, self.config.num_layers)  # type: ignore[operator]
-        first: LanguageBlock = self.blocks[0]  # type: ignore[assignment]
-        previous_token_heads_(first.c_attn, self.config.num_heads, self.config.rotary_base)
+            block.initialize(generator, self.config)  # type: ignore[operator]

@@ -35,6 +35,7 @@ class DataConfig:
     packing: bool
 
     def __post_init__(self) -> None:
+        _require(bool(self.split_dirs), "data.split_dirs", self.split_dirs, "at least one folder of the run")
         for task in self.mixture:
             if task not in TASKS:
                 raise RecipeError(f"data.mixture: unknown task {task!r}{_near(task, TASKS)}")

@@ -112,6 +112,8 @@ def write_dense(out_dir: Path, seed: int, count: int, grid: int, workers: int | 
     Half of the words are spelled at random, so that letters are learnt one by one, and most pictures are
     crowded: each then teaches several times as much.
     """
+    if count < 1:
+        raise UsageError(f"dense = {count}: the vision warm-up needs at least 1 picture")
     found = find_photos(photos)
     jobs = [(seed, start, min(SHARD_SIZE, count - start), grid, found) for start in range(0, count, SHARD_SIZE)]
     parts = _in_processes(_draw_dense, jobs, workers, "dense labels")

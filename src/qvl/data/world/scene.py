@@ -159,7 +159,7 @@ def make_scene(
     """Draw a scene's content from rng: of a given kind, or of one chosen by SCENE_KINDS.
 
     random_words spells words of arbitrary glyphs, else they come from the lists; crowded holds as much as there
-    is room for (both for the vision warm-up).
+    is room for: neither ever in held-out samples.
     """
     kind = kind or rng.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0]
     background = _background(rng, photos, plain=kind == "chart")

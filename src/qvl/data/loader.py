@@ -165,7 +165,7 @@ class Loader:
         labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
         document_ids = np.full((len(rows), width), -1, dtype=np.int64)
         weights = np.zeros((len(rows), width), dtype=np.float32) if self.loss_by == "square_root" else None
-        pixels: list[Tensor] = []
+        pixels: list[np.ndarray] = []
         for r, row in enumerate(rows):
             start = 0
             for document, i in enumerate(row):
@@ -179,14 +179,14 @@ class Loader:
                 if weights is not None:
                     weights[r, start:end] = self._piece_weights(labels[r, start:end])
                 pixels.extend(
-                    images.preprocess(images.load(sample.images[k]), self.image_size) for k in rendered.image_indices
+                    images.preprocess(sample.images[k], self.image_size).numpy() for k in rendered.image_indices
                 )
                 start = end
         return Batch(
             torch.from_numpy(input_ids),
             torch.from_numpy(labels),
             torch.from_numpy(document_ids),
-            torch.stack(pixels) if pixels else None,
+            torch.from_numpy(np.stack(pixels)) if pixels else None,
             torch.from_numpy(weights) if weights is not None else None,
             tuple(self.samples[i].id for row in rows for i in row),
         )

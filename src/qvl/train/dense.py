@@ -111,7 +111,7 @@ class DenseLoader:
             position = self.state.position
             chosen = [self._index(position + i) for i in range(self.batch_size)]
             self.state.position += self.batch_size
-            pixels = normalize(torch.from_numpy(np.stack([self.pictures[i] for i in chosen])))
+            pixels = torch.from_numpy(normalize(np.stack([self.pictures[i] for i in chosen])))
             labels = torch.from_numpy(np.stack([self.labels[i] for i in chosen])).long().flatten(1, 2)
             yield (pixels, labels), LoaderState.from_dict(self.state.as_dict())
 

@@ -22,8 +22,8 @@ from qvl.errors import MissingDependencyError
 
 SIDE = 112  # pixels; every length below is meant at this side
 SCENE_KINDS = {"things": 0.55, "words": 0.30, "chart": 0.08, "sign": 0.07}
-LATTICE = 4  # things begin and end on multiples of this, so that a tiny model can name their corners exactly
-SMALL, LARGE = (20, 24, 28), (36, 40, 44, 48)
+LATTICE = 8  # things begin and end on multiples of this, so that a tiny model can name their corners exactly
+SMALL, LARGE = (24, 32), (40, 48)
 
 FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".fonts")
 LATIN_FONTS = (
@@ -258,7 +258,7 @@ def _words(rng: random.Random, language: str, count: int, random_words: bool) ->
             if width + 10 <= SIDE and reach + 6 <= band:
                 break
             size -= 1
-        x = LATTICE * rng.randint(1, (SIDE - width - 4) // LATTICE)
+        x = 4 * rng.randint(1, (SIDE - width - 4) // 4)
         margin = (reach - height) / 2 + 2
         y = round(i * band + rng.uniform(margin, band - height - margin))
         words.append(Word(text, font, size, (x, y), width, height, tilt))

@@ -54,6 +54,7 @@ def test_python_m_qvl_is_the_same_program() -> None:
         (["data", "lint", "{tmp}"], 4, "no *.parquet shard"),
         (["data", "ocr", "no.pdf", "--out", "{tmp}/ocr"], 2, "no.pdf"),
         (["world", "--out", "{tmp}", "--train", "0"], 2, "train = 0"),
+        (["world", "--out", "{tmp}", "--dense", "-5"], 2, "--dense -5: at least 1 picture"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -67,6 +68,7 @@ def test_every_mistake_is_one_line_and_its_own_exit_code(
     assert len(error) == 1
     assert error[0].startswith("error: ")
     assert said in error[0]
+    assert not list(tmp_path.iterdir()), "nothing half-made stays behind"
 
 
 def test_a_folder_that_may_not_be_written_is_named(

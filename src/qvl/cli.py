@@ -109,6 +109,8 @@ def _world(args: argparse.Namespace) -> None:
     from qvl.data.world.build import WorldConfig, write_dense, write_world
     from qvl.model.config import PRESETS
 
+    if args.dense is not None and args.dense < 1:
+        raise UsageError(f"--dense {args.dense}: at least 1 picture, or leave it out")
     config = WorldConfig(args.seed, args.train, args.test, args.photos)
     for split, counts in write_world(args.out, config, args.workers).items():
         tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())

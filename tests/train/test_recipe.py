@@ -32,6 +32,8 @@ def test_override_reaches_nested_keys_with_their_type() -> None:
         ("optim.min_lr=9", "between 0 and peak_lr"),
         ("data.batch_rows", "write key=value"),
         ("data.split_dirs=[]", "data.split_dirs = (): expected at least one folder"),
+        ("data.mixture={}", "data.mixture = {}: expected weights > 0"),
+        ("objective='dense'", "expected empty for dense labels"),
         ("objective='gan'", "one of dense, next_token"),
     ],
 )

@@ -29,7 +29,7 @@ class DataConfig:
     """What a stage trains on. Paths are relative to the run's folder."""
 
     split_dirs: tuple[str, ...]
-    mixture: dict[str, float]  # task -> weight in samples
+    mixture: dict[str, float]  # task -> weight in samples; empty for dense labels, which have no tasks
     batch_rows: int
     row_length: int
     packing: bool
@@ -39,7 +39,6 @@ class DataConfig:
         for task in self.mixture:
             if task not in TASKS:
                 raise RecipeError(f"data.mixture: unknown task {task!r}{_near(task, TASKS)}")
-        _require(bool(self.mixture) and sum(self.mixture.values()) > 0, "data.mixture", self.mixture, "weights > 0")
         _require(self.batch_rows > 0, "data.batch_rows", self.batch_rows, "at least 1")
         _require(self.row_length > 1, "data.row_length", self.row_length, "at least 2")
 
@@ -95,6 +94,9 @@ class Recipe:
                 raise RecipeError(f"trains/init_from: unknown part {part!r}{_near(part, PARTS)}")
         _require(bool(self.trains), "trains", self.trains, "at least one of " + ", ".join(PARTS))
         _require(self.objective in OBJECTIVES, "objective", self.objective, "one of " + ", ".join(OBJECTIVES))
+        mixed = sum(self.data.mixture.values()) > 0
+        wanted = "empty for dense labels" if self.objective == "dense" else "weights > 0"
+        _require(mixed != (self.objective == "dense"), "data.mixture", self.data.mixture, wanted)
         _require(self.loss_by in LOSS_BY, "loss_by", self.loss_by, "one of " + ", ".join(LOSS_BY))
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")

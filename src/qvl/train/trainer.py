@@ -25,6 +25,9 @@ from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.telemetry import Telemetry
 
 
+RECIPE_NAME = "recipe.json"
+
+
 @dataclass(frozen=True)
 class Measured:
     """Of one micro-batch: loss summed over what is supervised, its weight, samples, tokens."""
@@ -45,26 +48,33 @@ def run_recipe(
     """
     recipe = load_recipe(path, overrides)
     stage_dir = out / recipe.name
-    _claim(stage_dir, recipe)
+    _check_unclaimed(stage_dir, recipe)
     if (stage_dir / "checkpoint" / CONFIG_NAME).exists():
         return stage_dir
-    _note_stage(out, recipe.name)
     tokenizer = Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
     model = initial_model(recipe, out, tokenizer).to(device)
-    train(model, tokenizer, recipe, out, device)
+    loader = build_loader(recipe, out, model, tokenizer)
+    # Only now: a stage without its data or its start leaves nothing behind.
+    write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
+    _note_stage(out, recipe.name)
+    train(model, loader, recipe, stage_dir, device)
     save_model(model, stage_dir / "checkpoint", tokenizer)
     return stage_dir
 
 
-def _claim(stage_dir: Path, recipe: Recipe) -> None:
-    """Write the recipe beside what it makes; a folder made by another recipe is not touched."""
-    path = stage_dir / "recipe.json"
-    text = json.dumps(asdict(recipe), indent=2, ensure_ascii=False)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        changed = ", ".join(key for key in now if before.get(key) != now[key])
-        raise RecipeError(f"{stage_dir}: holds a run with another {changed}; give another --out or delete that folder")
-    write_text(path, text)
+def _as_json(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), indent=2, ensure_ascii=False)
+
+
+def _check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
+    """A folder made by another recipe is not touched."""
+    path = stage_dir / RECIPE_NAME
+    if path.exists():
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(_as_json(recipe))
+        if changed := ", ".join(key for key in now if before.get(key) != now[key]):
+            raise RecipeError(
+                f"{stage_dir}: holds a run with another {changed}; give another --out or delete that folder"
+            )
 
 
 def _note_stage(run_dir: Path, name: str) -> None:
@@ -97,15 +107,13 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
     return model
 
 
-def train(model: QwenVL, tokenizer: Tokenizer, recipe: Recipe, run_dir: Path, device: str) -> None:
+def train(model: QwenVL, loader: "Loader | DenseLoader", recipe: Recipe, stage_dir: Path, device: str) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on the CPU."""
-    stage_dir = run_dir / recipe.name
     freeze(model, recipe.trains)
     head = DenseHead(model.config.vision, recipe.seed).to(device) if recipe.objective == "dense" else None
     optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
         optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
-    loader = build_loader(recipe, run_dir, model, tokenizer)
     if isinstance(loader, Loader) and (loader.dropped or loader.truncated):
         print(
             f"{recipe.name}: {len(loader.dropped)} of {len(loader.samples) + len(loader.dropped)} samples are longer "

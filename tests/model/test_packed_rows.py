@@ -174,6 +174,12 @@ def test_images_and_spans_must_match(model: QwenVL) -> None:
             model(span, pictures(1))
 
 
+@pytest.mark.parametrize("wrong", [-1, 10**6])
+def test_an_id_outside_the_vocabulary_is_named(model: QwenVL, wrong: int) -> None:
+    with pytest.raises(TextError, match=rf"{wrong}.*this model knows 0 to {model.config.language.vocab_size - 1}"):
+        model(torch.tensor([[5, wrong]]))
+
+
 def test_initialisation_is_a_function_of_the_seed() -> None:
     models = [QwenVL(PRESETS["tiny"]) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):

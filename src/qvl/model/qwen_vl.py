@@ -36,7 +36,7 @@ class QwenVL(nn.Module):
         attention_mask (B, T): 0 at padding, left or right. document_ids (B, T): packed rows whose documents
         don't see each other, -1 at padding; without it later documents see earlier ones, as in the paper.
         cache: what was read before; grows by these tokens (attention_mask then covers the new tokens).
-        Raises TextError when the image spans and pixel_values don't match.
+        Raises TextError when the image spans and pixel_values don't match, or for an id outside the vocabulary.
         """
         return self.language.head(self.hidden_states(input_ids, pixel_values, attention_mask, document_ids, cache))
 
@@ -72,7 +72,11 @@ class QwenVL(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """The language model's last hidden states, (B, T, D); arguments as in forward."""
-        embeddings = self.language.embedding(input_ids)
+        try:
+            embeddings = self.language.embedding(input_ids)
+        except IndexError as error:
+            low, high, rows = int(input_ids.min()), int(input_ids.max()), self.config.language.vocab_size
+            raise TextError(f"input_ids reach from {low} to {high}: this model knows 0 to {rows - 1}") from error
         if pixel_values is not None or cache is None or cache.num_tokens == 0:
             embeddings = self._splice_images(input_ids, embeddings, pixel_values)
         positions = self._positions(input_ids, attention_mask, document_ids, cache)

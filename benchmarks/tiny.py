@@ -23,13 +23,12 @@ from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.render import render_prompt
 from qvl.text.tokenizer import Tokenizer
-from qvl.train.dense import DenseHead
 from qvl.train.optim import build_optimizers, freeze, set_lr
 from qvl.train.recipe import load_recipe
-from qvl.train.trainer import Measured, build_loader, dense_measure, model_config, token_measure
+from qvl.train.trainer import Measured, build_head, build_loader, dense_measure, model_config, token_measure
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
-STAGES = ("warmup_vision", "warmup_text", "pretrain", "multitask", "sft")
+STAGES = ("warmup_text", "warmup_vision", "pretrain", "multitask", "sft")
 STEPS = 5
 
 
@@ -67,7 +66,7 @@ def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float,
     freeze(model, recipe.trains)
     optimizers = build_optimizers(model, recipe.optim)
     set_lr(optimizers, 1e-4)
-    head = DenseHead(model.config.vision, 0) if recipe.objective == "dense" else None
+    head = build_head(recipe, model, tokenizer)
     measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
     batch, _ = next(iter(build_loader(recipe, run_dir, model, tokenizer)))
 

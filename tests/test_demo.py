@@ -35,7 +35,7 @@ def test_the_demo_runs_from_nothing_to_the_report(
     command = ["demo", "--recipes", str(small_recipes), "--out", str(tmp_path)]
     assert main(command) == 0
     stages = json.loads((tmp_path / "run.json").read_text())["stages"]
-    assert stages == ["warmup_vision", "warmup_text", "pretrain", "multitask", "sft"]
+    assert stages == ["warmup_text", "warmup_vision", "pretrain", "multitask", "sft"]
     assert len(list(read_split(tmp_path / "documents"))) > 50
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(stage in report for stage in stages)

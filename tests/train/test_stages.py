@@ -7,10 +7,9 @@ import torch
 
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
-from qvl.train.dense import DenseHead
 from qvl.train.optim import build_optimizers, freeze
 from qvl.train.recipe import Recipe, load_recipe
-from qvl.train.trainer import build_loader, dense_measure, model_config, token_measure
+from qvl.train.trainer import build_head, build_loader, dense_measure, model_config, token_measure
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 DECLARED = {
@@ -35,7 +34,7 @@ def gradients_after_one_batch(recipe: Recipe, run_dir: Path) -> tuple[QwenVL, se
     model.initialize(recipe.seed)
     freeze(model, recipe.trains)
     loader = build_loader(recipe, run_dir, model, tokenizer)
-    head = DenseHead(model.config.vision, 0) if recipe.objective == "dense" else None
+    head = build_head(recipe, model, tokenizer)
     measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
     batches = iter(loader)
     for _ in range(3):

@@ -1,11 +1,13 @@
 """The vision warm-up of the tiny recipe: name what lies under each patch.
 
 Stands for "starts from OpenCLIP ViT-bigG" (paper section 3.1): there is no pretrained encoder to start
-from on a laptop, and features that know objects, colours and letters are what one would bring.
+from on a laptop, and features that know objects, colours and letters, and the words for them, are what one
+would bring.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +16,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.data.loader import LoaderState
-from qvl.data.world.draw import COORDINATES, DENSE_CHANNELS, NO_LABEL
+from qvl.data.world.draw import COORDINATE_BINS, COORDINATES, DENSE_CHANNELS, NO_LABEL, class_words
 from qvl.errors import DataError
 from qvl.images import normalize
 from qvl.model.config import VisionConfig
+from qvl.text.tokenizer import Tokenizer
 
 BACKGROUND_WEIGHT = 0.3
+ABSENT_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Words:
+    """How the language model writes what the dense labels name: a direction for each word of each class."""
+
+    directions: Tensor  # (W, D), of length 1
+    channels: Tensor  # (W,) which of DENSE_CHANNELS
+    classes: Tensor  # (W,) which class of it
+
+    def to(self, device: torch.device) -> "Words":
+        return Words(self.directions.to(device), self.channels.to(device), self.classes.to(device))
+
+
+def dense_words(embedding: Tensor, tokenizer: Tokenizer, seed: int) -> Words:
+    """Words in both languages for kinds and colours, one for each glyph: their tokens' embeddings (V, D), averaged,
+    without what all tokens share. A corner's bins have no words of their own: random directions stand for them.
+    """
+    rows: list[Tensor] = []
+    places: list[tuple[int, int]] = []
+    names = list(DENSE_CHANNELS)
+    common = embedding.mean(0)
+    for channel, label, text in class_words():
+        rows.append(embedding[tokenizer.encode(text)].mean(0) - common)
+        places.append((names.index(channel), label))
+    generator = torch.Generator().manual_seed(seed)
+    for channel in COORDINATES:
+        rows.extend(torch.randn(COORDINATE_BINS, embedding.shape[1], generator=generator))
+        places += [(names.index(channel), label) for label in range(COORDINATE_BINS)]
+    channels, classes = torch.tensor(places).unbind(1)
+    return Words(F.normalize(torch.stack(rows).detach(), dim=-1), channels, classes)
 
 
 class DenseHead(nn.Module):
     """What lies under each patch and the corners of its box as bins, named from two places by one linear layer
-    each: from the patch's own features, and from the adapter's query that stands nearest.
+    each: from the patch's own features, and from the adapter's query that stands nearest; and the words for it,
+    looked for in the query as the language model writes them.
 
-    The second reading makes the adapter pass on what the ViT knows. Raises ValueError when the queries don't
-    share the patches out evenly.
+    The second reading makes the adapter pass on what the ViT knows, the third makes it do so in the language
+    model's words. Raises ValueError when the queries don't share the patches out evenly.
     """
 
-    def __init__(self, config: VisionConfig, seed: int) -> None:
+    def __init__(self, config: VisionConfig, seed: int, words: Words) -> None:
         super().__init__()
         self.side = math.isqrt(config.num_queries)
         if config.grid % self.side:
@@ -40,6 +76,9 @@ class DenseHead(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.of_patch = _reader(config.width, classes, generator)
         self.of_query = _reader(config.output_dim, classes * self.block**2, generator)
+        self.words = words
+        self.word_scale = nn.Parameter(torch.tensor(1.0))
+        self.word_bias = nn.Parameter(torch.tensor(-4.0))  # most words are absent
 
     def logits(self, features: Tensor, queries: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """features (N, P, width), queries (N, Q, output_dim) -> both readings: channel -> (N, P, classes) float32."""
@@ -52,11 +91,26 @@ class DenseHead(nn.Module):
         return first, second
 
     def loss(self, features: Tensor, queries: Tensor, labels: Tensor) -> Tensor:
-        """labels (N, P, channels) -> mean loss of the two readings together."""
-        total = features.new_zeros((), dtype=torch.float32)
+        """labels (N, P, channels) -> mean loss of the three readings together."""
+        total = self.word_loss(queries, labels)
         for reading in self.logits(features, queries):
             total = total + _reading_loss(reading, labels)
         return total
+
+    def word_loss(self, queries: Tensor, labels: Tensor) -> Tensor:
+        """Which words hold under any of a query's patches: binary cross-entropy, absent ones at a lower weight."""
+        words = self.words.to(queries.device)
+        seen = F.layer_norm(queries.float(), queries.shape[-1:]) @ words.directions.T  # (N, Q, W)
+        losses_if_present = F.softplus(-(self.word_scale * seen + self.word_bias))
+        losses_if_absent = F.softplus(self.word_scale * seen + self.word_bias)
+        present = (self._by_query(labels)[..., words.channels] == words.classes).any(2).float()
+        losses = losses_if_present * present + ABSENT_WEIGHT * losses_if_absent * (1 - present)
+        return losses.sum() / present.sum().clamp(min=1)
+
+    def _by_query(self, labels: Tensor) -> Tensor:
+        """(N, P, channels), patches row by row -> (N, Q, patches of a query, channels)."""
+        blocks = labels.view(len(labels), self.side, self.block, self.side, self.block, -1)
+        return blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     @torch.no_grad()
     def accuracy(self, features: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:

@@ -19,11 +19,10 @@ from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
-from qvl.train.dense import DenseHead, DenseLoader
+from qvl.train.dense import DenseHead, DenseLoader, dense_words
 from qvl.train.optim import build_optimizers, freeze, lr_at, set_lr
 from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.telemetry import Telemetry
-
 
 RECIPE_NAME = "recipe.json"
 
@@ -57,7 +56,8 @@ def run_recipe(
     # Only now: a stage without its data or its start leaves nothing behind.
     write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
     _note_stage(out, recipe.name)
-    train(model, loader, recipe, stage_dir, device)
+    head = build_head(recipe, model, tokenizer)
+    train(model, head, loader, recipe, stage_dir, device)
     save_model(model, stage_dir / "checkpoint", tokenizer)
     return stage_dir
 
@@ -107,10 +107,18 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
     return model
 
 
-def train(model: QwenVL, loader: "Loader | DenseLoader", recipe: Recipe, stage_dir: Path, device: str) -> None:
+def train(
+    model: QwenVL,
+    head: DenseHead | None,
+    loader: "Loader | DenseLoader",
+    recipe: Recipe,
+    stage_dir: Path,
+    device: str,
+) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on the CPU."""
     freeze(model, recipe.trains)
-    head = DenseHead(model.config.vision, recipe.seed).to(device) if recipe.objective == "dense" else None
+    if head is not None:
+        head = head.to(device)
     optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
         optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
@@ -148,6 +156,14 @@ def train(model: QwenVL, loader: "Loader | DenseLoader", recipe: Recipe, stage_d
             features = model.vision(pixels.to(device))
             named = head.accuracy(features, model.adapter(features), labels.to(device))
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))
+
+
+def build_head(recipe: Recipe, model: QwenVL, tokenizer: Tokenizer) -> DenseHead | None:
+    """What reads the labels of the vision warm-up; None in every other stage."""
+    if recipe.objective != "dense":
+        return None
+    words = dense_words(model.language.embedding.weight.cpu(), tokenizer, recipe.seed)
+    return DenseHead(model.config.vision, recipe.seed, words)
 
 
 def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokenizer) -> "Loader | DenseLoader":

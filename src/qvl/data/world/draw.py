@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -62,6 +63,16 @@ def dense_labels(scene: Scene, grid: int) -> np.ndarray:
             rows, columns = _patches(box, grid)
             labels[rows, columns, 2:4] = _GLYPH_CLASS[glyph], place + 1
     return labels
+
+
+def class_words() -> Iterator[tuple[str, int, str]]:
+    """(channel, class, text) for every word that the world has for a class, as it stands inside a sentence."""
+    for channel, classes, table in (("kind", _KIND_CLASS, KINDS), ("colour", _COLOUR_CLASS, COLOURS)):
+        for key, name in table.items():
+            yield channel, classes[key], " " + name.en
+            yield channel, classes[key], name.zh
+    for glyph, label in _GLYPH_CLASS.items():
+        yield "glyph", label, glyph
 
 
 def _patches(box: BoxPixels, grid: int) -> tuple[slice, slice]:

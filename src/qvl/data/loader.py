@@ -4,11 +4,11 @@ The order is a pure function of (seed, mixture, shards): the loader's state is a
 that resumes from it sees the same batches as one that was never stopped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from qvl.errors import DataError
 from qvl.text.render import Rendered, render
 from qvl.text.special_tokens import IGNORE_INDEX, MARKUP_TOKENS
 from qvl.text.tokenizer import Tokenizer
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,20 @@ class LoaderState:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LoaderState":
         return cls(values["position"], dict(values["drawn"]), list(values["held"]))
+
+
+def prefetched(make: Callable[[], Made]) -> Iterator[Made]:
+    """Endless results of make(); a thread makes the next one meanwhile.
+
+    make() must leave torch's operators alone: a second thread that runs them gets its own OpenMP team, and every
+    operator of the training thread is a quarter slower from then on.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        pending = executor.submit(make)
+        while True:
+            ready = pending.result()
+            pending = executor.submit(make)
+            yield ready
 
 
 class Loader:
@@ -106,13 +122,8 @@ class Loader:
         self.rendered.append(rendered)
 
     def __iter__(self) -> Iterator[tuple[Batch, LoaderState]]:
-        """Endless batches, each with the state that follows it; the next batch is built meanwhile."""
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            pending = executor.submit(self._next)
-            while True:
-                ready = pending.result()
-                pending = executor.submit(self._next)
-                yield ready
+        """Endless batches, each with the state that follows it."""
+        return prefetched(self._next)
 
     def _next(self) -> tuple[Batch, LoaderState]:
         chosen = self._packed_rows() if self.packing else [[self._draw()] for _ in range(self.batch_rows)]

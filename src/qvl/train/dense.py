@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.data.loader import LoaderState
+from qvl.data.loader import LoaderState, prefetched
 from qvl.data.world.draw import COORDINATE_BINS, COORDINATES, DENSE_CHANNELS, NO_LABEL, class_words
 from qvl.errors import DataError
 from qvl.images import normalize
@@ -161,13 +161,15 @@ class DenseLoader:
         self.state = LoaderState()
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], LoaderState]]:
-        while True:
-            position = self.state.position
-            chosen = [self._index(position + i) for i in range(self.batch_size)]
-            self.state.position += self.batch_size
-            pixels = torch.from_numpy(normalize(np.stack([self.pictures[i] for i in chosen])))
-            labels = torch.from_numpy(np.stack([self.labels[i] for i in chosen])).long().flatten(1, 2)
-            yield (pixels, labels), LoaderState.from_dict(self.state.as_dict())
+        return prefetched(self._next)
+
+    def _next(self) -> tuple[tuple[Tensor, Tensor], LoaderState]:
+        chosen = [self._index(self.state.position + i) for i in range(self.batch_size)]
+        self.state.position += self.batch_size
+        pixels = normalize(np.stack([self.pictures[i] for i in chosen]))
+        labels = np.stack([self.labels[i] for i in chosen]).astype(np.int64)
+        batch = torch.from_numpy(pixels), torch.from_numpy(labels).flatten(1, 2)
+        return batch, LoaderState.from_dict(self.state.as_dict())
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self.pictures))

@@ -15,6 +15,8 @@ from qvl.text.tokenizer import Tokenizer
 TARGET = Path(__file__).parents[1] / "src" / "qvl" / "assets" / "tiny"
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("give one checkpoint folder, for example runs/tiny-long/sft/checkpoint")
     source = Path(sys.argv[1])
     save_model(load_model(source, dtype=torch.bfloat16), TARGET, Tokenizer.from_dir(source))
     size = sum(path.stat().st_size for path in TARGET.iterdir())

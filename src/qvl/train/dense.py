@@ -34,9 +34,6 @@ class Words:
     channels: Tensor  # (W,) which of DENSE_CHANNELS
     classes: Tensor  # (W,) which class of it
 
-    def to(self, device: torch.device) -> "Words":
-        return Words(self.directions.to(device), self.channels.to(device), self.classes.to(device))
-
 
 def dense_words(embedding: Tensor, tokenizer: Tokenizer, seed: int) -> Words:
     """Words in both languages for kinds and colours, one for each glyph: their tokens' embeddings (V, D), averaged,
@@ -66,6 +63,10 @@ class DenseHead(nn.Module):
     model's words. Raises ValueError when the queries don't share the patches out evenly.
     """
 
+    word_directions: Tensor
+    word_channels: Tensor
+    word_classes: Tensor
+
     def __init__(self, config: VisionConfig, seed: int, words: Words) -> None:
         super().__init__()
         self.side = math.isqrt(config.num_queries)
@@ -76,7 +77,8 @@ class DenseHead(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.of_patch = _reader(config.width, classes, generator)
         self.of_query = _reader(config.output_dim, classes * self.block**2, generator)
-        self.words = words
+        for name, values in vars(words).items():  # move with the head, and are made anew on resume
+            self.register_buffer(f"word_{name}", values, persistent=False)
         self.word_scale = nn.Parameter(torch.tensor(1.0))
         self.word_bias = nn.Parameter(torch.tensor(-4.0))  # most words are absent
 
@@ -99,11 +101,10 @@ class DenseHead(nn.Module):
 
     def word_loss(self, queries: Tensor, labels: Tensor) -> Tensor:
         """Which words hold under any of a query's patches: binary cross-entropy, absent ones at a lower weight."""
-        words = self.words.to(queries.device)
-        seen = F.layer_norm(queries.float(), queries.shape[-1:]) @ words.directions.T  # (N, Q, W)
+        seen = F.layer_norm(queries.float(), queries.shape[-1:]) @ self.word_directions.T  # (N, Q, W)
         losses_if_present = F.softplus(-(self.word_scale * seen + self.word_bias))
         losses_if_absent = F.softplus(self.word_scale * seen + self.word_bias)
-        present = (self._by_query(labels)[..., words.channels] == words.classes).any(2).float()
+        present = (self._by_query(labels)[..., self.word_channels] == self.word_classes).any(2).float()
         losses = losses_if_present * present + ABSENT_WEIGHT * losses_if_absent * (1 - present)
         return losses.sum() / present.sum().clamp(min=1)
 

@@ -58,6 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
     ocr.add_argument("--mode", choices=("page", "crop"), default="page", help="whole pages, or a few words each")
     ocr.add_argument("--allow-network", action="store_true", help="pages may load from the network")
     ocr.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+    clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
+    clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, COCO captions, or folders")
+    clean.add_argument("--source", required=True, help="settings: laion_en, coyo, in_house, ... or your own file.toml")
+    clean.add_argument("--out", type=Path, required=True)
+    clean.add_argument("--images", type=Path, help="where image paths start (beside the file that names them)")
+    clean.add_argument("--keep-rejected", action="store_true", help="also write what was dropped, with the reason")
+    clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
+    clean.add_argument("--workers", type=int, help="processes (one per core)")
     lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
 
@@ -128,6 +136,23 @@ def _data_ocr(args: argparse.Namespace) -> None:
         args.inputs, args.out, mode=args.mode, allow_network=args.allow_network, overwrite=args.overwrite
     )
     print(report.summary())
+
+
+def _data_clean(args: argparse.Namespace) -> None:
+    from qvl.data.pairs.funnel import PAGE_NAME
+    from qvl.data.pairs.run import clean_pairs
+
+    funnel = clean_pairs(
+        args.inputs,
+        args.out,
+        args.source,
+        image_root=args.images,
+        keep_rejected=args.keep_rejected,
+        overwrite=args.overwrite,
+        workers=args.workers,
+    )
+    print(funnel.summary())
+    print(args.out / PAGE_NAME)
 
 
 def _data_lint(args: argparse.Namespace) -> None:

@@ -26,9 +26,13 @@ class DataError(QvlError):
 
 
 class ImageError(DataError):
-    """An image that is missing, truncated, corrupt, empty or too large."""
+    """An image that is missing, truncated, corrupt, empty or too large; `kind` names which, for counting."""
 
     exit_code = 5
+
+    def __init__(self, message: str, kind: str = "broken image") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class TextError(QvlError):

@@ -5,6 +5,8 @@ Source: image_transform of the published visual.py (RGB, bicubic to a square, CL
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,20 +33,43 @@ def load(source: ImageSource) -> PILImage.Image:
     No EXIF rotation, alpha dropped, the first frame of an animation. Raises ImageError that names the
     source: missing, empty, no image, cut short, corrupt, or more than MAX_PIXELS.
     """
+    with _reading(source) as (picture, name):
+        _check_size(picture, name)
+        return picture.convert("RGB")
+
+
+def probe(source: ImageSource) -> tuple[int, int]:
+    """(width, height) of an image that can be read to its end; ImageError as of `load`.
+
+    A JPEG is decoded at an eighth of its size, which reads all of its data in less than half the time.
+    """
+    with _reading(source) as (picture, name):
+        _check_size(picture, name)
+        size = picture.size
+        picture.draft("RGB", (1, 1))
+        picture.load()
+        return size
+
+
+@contextmanager
+def _reading(source: ImageSource) -> Iterator[tuple[PILImage.Image, str]]:
+    """The image, not decoded yet, and its name; what goes wrong in the block is an ImageError."""
     name = _name(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and large pictures; limits are ours
             if isinstance(source, PILImage.Image):
-                return _to_rgb(source, name)
+                yield source, name
+                return
             with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-                return _to_rgb(picture, name)
+                yield picture, name
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such image file") from error
+        raise ImageError(f"{name}: no such image file", "missing image") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: empty or not an image that can be read") from error
+        raise ImageError(f"{name}: empty or not an image that can be read", "not an image") from error
     except PILImage.DecompressionBombError as error:
-        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read; make it smaller") from error
+        message = f"{name}: more than the {MAX_PIXELS:,} pixels that are read; make it smaller"
+        raise ImageError(message, "image too large") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: broken or cut-short image ({error})") from error
 
@@ -117,13 +142,13 @@ def _label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _to_rgb(picture: PILImage.Image, name: str) -> PILImage.Image:
+def _check_size(picture: PILImage.Image, name: str) -> None:
     width, height = picture.size
     if min(width, height) < 1:
         raise ImageError(f"{name}: an image of {width}x{height} pixels holds nothing")
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read; make it smaller")
-    return picture.convert("RGB")
+        message = f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read; make it smaller"
+        raise ImageError(message, "image too large")
 
 
 def _name(source: ImageSource) -> str:

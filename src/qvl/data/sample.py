@@ -7,6 +7,7 @@ is columnar (rules read only the columns they need), compressed, and every tool 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ TASKS = (
 )
 LANGUAGES = ("en", "zh")
 ROLES = ("system", "user", "assistant")
+ROW_GROUP = 256  # samples
 
 SCHEMA = pa.schema(
     [
@@ -93,11 +95,13 @@ def from_row(row: dict[str, Any]) -> Sample:
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> int:
-    """Write one shard atomically; returns the number of samples."""
-    rows = [to_row(s) for s in samples]
-    with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, row_group_size=256)
-    return len(rows)
+    """Write one shard atomically, holding a row group of samples at a time; returns the number of samples."""
+    remaining, count = iter(samples), 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        while rows := [to_row(s) for s in islice(remaining, ROW_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            count += len(rows)
+    return count
 
 
 def shard_paths(directory: Path) -> list[Path]:

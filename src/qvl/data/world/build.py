@@ -1,22 +1,18 @@
 """The world on disk: shards of samples with a fixed held-out split, and the vision warm-up's pictures."""
 
-import os
 import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
+from qvl.data.engine import run_jobs
 from qvl.data.lint import lint
 from qvl.data.sample import LANGUAGES, Sample, write_shard
 from qvl.data.world.draw import DENSE_CHANNELS, dense_labels, draw_scene
@@ -34,8 +30,6 @@ PHOTO_FOLDERS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
 # Kinds of scene in the vision warm-up: more letters than elsewhere, because they take longest to learn.
 _DENSE_KINDS = {"things": 0.35, "words": 0.35, "sign": 0.25, "chart": 0.05}
 _DRAWN_WORD = re.compile(r" ?\b[A-Z]{2,}\b")
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -86,7 +80,7 @@ def write_world(out_dir: Path, config: WorldConfig, workers: int | None = None) 
             path = out_dir / split / f"{number:05d}.parquet"
             jobs.append((config.seed, split, plan[start : start + SHARD_SIZE], photos, path))
     counts = {split: Counter[str]() for split in SPLITS}
-    for split, tasks in _in_processes(_write_one_shard, jobs, workers, "world"):
+    for split, tasks in run_jobs(_write_one_shard, jobs, "world", workers=workers):
         counts[split] += tasks
     return counts
 
@@ -116,7 +110,7 @@ def write_dense(out_dir: Path, seed: int, count: int, grid: int, workers: int | 
         raise UsageError(f"dense = {count}: the vision warm-up needs at least 1 picture")
     found = find_photos(photos)
     jobs = [(seed, start, min(SHARD_SIZE, count - start), grid, found) for start in range(0, count, SHARD_SIZE)]
-    parts = _in_processes(_draw_dense, jobs, workers, "dense labels")
+    parts = run_jobs(_draw_dense, jobs, "dense labels", workers=workers)
     with replacing(out_dir / "pictures.npy") as first, replacing(out_dir / "labels.npy") as second:
         pictures = open_memmap(first, "w+", np.uint8, (count, SIDE, SIDE, 3))
         labels = open_memmap(second, "w+", np.int16, (count, grid, grid, len(DENSE_CHANNELS)))
@@ -159,9 +153,3 @@ def world_texts(seed: int, count: int) -> Iterator[str]:
                 yield from _DRAWN_WORD.split(segment.text) if sample.language == "en" else segment.text
             elif isinstance(segment, Box):
                 yield segment.inner
-
-
-def _in_processes(work: Callable[[Job], Result], jobs: list[Job], workers: int | None, name: str) -> Iterator[Result]:
-    """Results in the order of the jobs."""
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        yield from tqdm(pool.map(work, jobs), total=len(jobs), desc=name, unit="shard", dynamic_ncols=True)

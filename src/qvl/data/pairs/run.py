@@ -1,0 +1,72 @@
+"""Clean all of a source's pairs: plan the units, do what is not done yet, account for everything."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from qvl.data.engine import run_jobs
+from qvl.data.pairs.clean import UnitJob, clean_unit
+from qvl.data.pairs.funnel import PAGE_NAME, Funnel, funnel_page, read_funnel, write_funnel
+from qvl.data.pairs.readers import find_units
+from qvl.data.pairs.sources import load_source
+from qvl.errors import UsageError
+from qvl.files import write_text
+
+PLAN_NAME = "plan.json"
+
+
+def clean_pairs(
+    inputs: Sequence[Path],
+    out_dir: Path,
+    source: str | Path,
+    *,
+    image_root: Path | None = None,
+    keep_rejected: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+) -> Funnel:
+    """Pairs of files and folders -> shards of caption samples in out_dir, with the account of every pair.
+
+    A killed run goes on with the units that were not finished when the same call is made again; the files are the
+    same for any number of workers. Raises UsageError where out_dir holds another run's work and `overwrite` is not
+    set, and for inputs or settings that don't fit.
+    """
+    settings = load_source(source)
+    units = find_units(inputs)
+    plan = {
+        "qvl": version("qvl"),
+        "settings": settings.version,
+        "keep_rejected": keep_rejected,
+        "units": [[unit.label, unit.path.stat().st_size] for unit in units],
+    }
+    _begin(out_dir, json.dumps(plan, ensure_ascii=False, indent=1) + "\n", overwrite)
+    jobs = [UnitJob(i, unit, settings, out_dir, image_root, keep_rejected) for i, unit in enumerate(units)]
+    pending = [job for job in jobs if not job.counts_path.exists()]
+    for _ in run_jobs(clean_unit, pending, "clean", workers=workers, unit="unit"):
+        pass
+    write_funnel(out_dir, settings, [job.counts_path for job in jobs])
+    funnel = read_funnel(out_dir)
+    write_text(out_dir / PAGE_NAME, funnel_page([funnel]))
+    return funnel
+
+
+def _begin(out_dir: Path, plan: str, overwrite: bool) -> None:
+    """Make sure that out_dir is new, or holds the beginning of this very run."""
+    path = out_dir / PLAN_NAME
+    if path.exists() and not overwrite and path.read_text(encoding="utf-8") == plan:
+        for leftover in out_dir.rglob(".*.tmp*"):  # of workers that were killed
+            leftover.unlink()
+        return
+    if out_dir.exists() and any(out_dir.iterdir()):
+        if not path.exists():
+            raise UsageError(f"{out_dir}: not empty, and not made by this tool; choose another folder")
+        if not overwrite:
+            raise UsageError(
+                f"{out_dir}: holds the work of other inputs, settings or another version of qvl; choose another "
+                "folder, or replace it with --overwrite"
+            )
+        shutil.rmtree(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(path, plan)

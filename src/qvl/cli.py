@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     clean.add_argument("--keep-rejected", action="store_true", help="also write what was dropped, with the reason")
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
+    clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
     lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
 
@@ -150,6 +151,7 @@ def _data_clean(args: argparse.Namespace) -> None:
         keep_rejected=args.keep_rejected,
         overwrite=args.overwrite,
         workers=args.workers,
+        engine=args.engine,
     )
     print(funnel.summary())
     print(args.out / PAGE_NAME)

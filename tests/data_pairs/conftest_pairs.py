@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image as PILImage
@@ -35,3 +36,8 @@ def pair(
         f"{key}.txt": text.encode(),
         f"{key}.json": json.dumps(metadata).encode(),
     }
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes by its name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest_pairs import jpeg, pair, tar_of
+from conftest_pairs import content_of, jpeg, pair, tar_of
 
 from qvl.cli import main
 from qvl.data.lint import lint_split
@@ -34,10 +34,6 @@ def caption(sample: Sample) -> str:
     [segment] = sample.turns[1].content
     assert isinstance(segment, Text)
     return segment.text
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_every_rule_drops_its_pair_under_its_name(tmp_path: Path, make_tar: Callable[..., Path]) -> None:

@@ -26,12 +26,13 @@ def clean_pairs(
     keep_rejected: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    engine: str = "processes",
 ) -> Funnel:
     """Pairs of files and folders -> shards of caption samples in out_dir, with the account of every pair.
 
     A killed run goes on with the units that were not finished when the same call is made again; the files are the
-    same for any number of workers. Raises UsageError where out_dir holds another run's work and `overwrite` is not
-    set, and for inputs or settings that don't fit.
+    same for any engine and number of workers. Raises UsageError where out_dir holds another run's work and
+    `overwrite` is not set, and for inputs or settings that don't fit.
     """
     settings = load_source(source)
     units = find_units(inputs)
@@ -44,7 +45,7 @@ def clean_pairs(
     _begin(out_dir, json.dumps(plan, ensure_ascii=False, indent=1) + "\n", overwrite)
     jobs = [UnitJob(i, unit, settings, out_dir, image_root, keep_rejected) for i, unit in enumerate(units)]
     pending = [job for job in jobs if not job.counts_path.exists()]
-    for _ in run_jobs(clean_unit, pending, "clean", workers=workers, unit="unit"):
+    for _ in run_jobs(clean_unit, pending, "clean", workers=workers, engine=engine, unit="unit"):
         pass
     write_funnel(out_dir, settings, [job.counts_path for job in jobs])
     funnel = read_funnel(out_dir)

@@ -64,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     clean.add_argument("--out", type=Path, required=True)
     clean.add_argument("--images", type=Path, help="where image paths start (beside the file that names them)")
     clean.add_argument("--keep-rejected", action="store_true", help="also write what was dropped, with the reason")
+    clean.add_argument(
+        "--clip-model", help="scores the pairs that carry no CLIP score: a folder or name for transformers"
+    )
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
     clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
@@ -149,6 +152,7 @@ def _data_clean(args: argparse.Namespace) -> None:
         args.source,
         image_root=args.images,
         keep_rejected=args.keep_rejected,
+        clip_model=args.clip_model,
         overwrite=args.overwrite,
         workers=args.workers,
         engine=args.engine,

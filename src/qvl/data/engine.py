@@ -54,7 +54,9 @@ def run_jobs(
 def _on_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], name: str, workers: int | None
 ) -> Iterator[Result]:
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    count = workers or os.cpu_count() or 1
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_share_cores, initargs=(count,)) as pool:
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
@@ -62,6 +64,11 @@ def _on_processes(
                 f"{name}: a worker process was killed (is the memory full?); give the same command again to go on, "
                 "with fewer --workers"
             ) from error
+
+
+def _share_cores(processes: int) -> None:
+    """Before a worker imports torch: its threads are its share of the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
 
 def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None) -> Iterator[Result]:

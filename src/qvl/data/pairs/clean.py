@@ -23,8 +23,9 @@ import regex
 
 from qvl import images
 from qvl.data.pairs.archive import Damage
+from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import RawPair, Unit, read_unit
-from qvl.data.pairs.rules import PAIR_SCHEMA, DropRule, Rule
+from qvl.data.pairs.rules import PAIR_SCHEMA, ClipScore, DropRule, Rule
 from qvl.data.pairs.sources import SourceSettings
 from qvl.data.sample import Sample, Turn, write_shard
 from qvl.errors import ImageError, UsageError
@@ -57,6 +58,7 @@ class UnitJob:
     out_dir: Path
     image_root: Path | None = None
     keep_rejected: bool = False
+    clip_model: str | None = None
 
     @property
     def stem(self) -> str:
@@ -196,11 +198,13 @@ class _UnitCleaner:
             counts.changed += pc.sum(changed).as_py()
             self._keep_changed(counts, batch, cleaned, changed.to_pylist())
             return batch.set_column(batch.schema.get_field_index("text"), "text", cleaned), scores, texts
+        if isinstance(rule, ClipScore) and self.job.clip_model:
+            batch = _with_scores(batch, self.job.clip_model)
         measured = rule.measure(batch)
         if measured.null_count:
             raise UsageError(
                 f"{self.job.unit.label}: {measured.null_count} pairs have no {rule.name}; name its column in the "
-                f"source's settings, or take the rule [rules.{rule.name}] out"
+                f"source's settings, give --clip-model, or take the rule [rules.{rule.name}] out"
             )
         values, drops = measured.to_pylist(), rule.drops(measured)
         for score, value in zip(scores, values, strict=True):
@@ -294,6 +298,19 @@ def _text(pair: RawPair, names: tuple[str, ...]) -> str | Damage:
     except UnicodeEncodeError:
         return Damage("caption is not UTF-8", pair.key, "an unpaired surrogate")
     return text
+
+
+def _with_scores(batch: pa.Table, clip_model: str) -> pa.Table:
+    """The batch with the CLIP scores that it lacks."""
+    missing = pc.is_null(batch["clip_score"])
+    unscored = batch.filter(missing)
+    if not unscored.num_rows:
+        return batch
+    scores = clip_scores(clip_model, unscored["image"].to_pylist(), unscored["text"].to_pylist())
+    filled = pc.replace_with_mask(
+        batch["clip_score"].combine_chunks(), missing.combine_chunks(), pa.array(scores, pa.float32())
+    )
+    return batch.set_column(batch.schema.get_field_index("clip_score"), "clip_score", filled)
 
 
 def _thumbnail(encoded: bytes) -> str:

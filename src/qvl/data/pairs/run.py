@@ -24,6 +24,7 @@ def clean_pairs(
     *,
     image_root: Path | None = None,
     keep_rejected: bool = False,
+    clip_model: str | None = None,
     overwrite: bool = False,
     workers: int | None = None,
     engine: str = "processes",
@@ -40,10 +41,11 @@ def clean_pairs(
         "qvl": version("qvl"),
         "settings": settings.version,
         "keep_rejected": keep_rejected,
+        "clip_model": clip_model,
         "units": [[unit.label, unit.path.stat().st_size] for unit in units],
     }
     _begin(out_dir, json.dumps(plan, ensure_ascii=False, indent=1) + "\n", overwrite)
-    jobs = [UnitJob(i, unit, settings, out_dir, image_root, keep_rejected) for i, unit in enumerate(units)]
+    jobs = [UnitJob(i, unit, settings, out_dir, image_root, keep_rejected, clip_model) for i, unit in enumerate(units)]
     pending = [job for job in jobs if not job.counts_path.exists()]
     for _ in run_jobs(clean_unit, pending, "clean", workers=workers, engine=engine, unit="unit"):
         pass

@@ -68,7 +68,7 @@ def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float,
     set_lr(optimizers, 1e-4)
     head = build_head(recipe, model, tokenizer)
     measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
-    batch, _ = next(iter(build_loader(recipe, run_dir, model, tokenizer)))
+    batch, _ = next(iter(build_loader(recipe, run_dir, model.config, tokenizer)))
 
     def step() -> Measured:
         measured = measure(batch)

@@ -70,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
     clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
+    funnel = _verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
+    funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
+    funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
+    trace = _verb(tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each")
+    trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
+    trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
     lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
 
@@ -159,6 +165,23 @@ def _data_clean(args: argparse.Namespace) -> None:
     )
     print(funnel.summary())
     print(args.out / PAGE_NAME)
+
+
+def _data_funnel(args: argparse.Namespace) -> None:
+    from qvl.data.pairs.funnel import funnel_page, read_funnel
+    from qvl.files import write_text
+
+    write_text(args.out, funnel_page([read_funnel(folder) for folder in args.folders]))
+    print(args.out)
+
+
+def _data_trace(args: argparse.Namespace) -> None:
+    import json
+
+    from qvl.train.trace import trace_step
+
+    for sample in trace_step(args.stage, args.step):
+        print(json.dumps({"id": sample.id, "task": sample.task, **sample.provenance}, ensure_ascii=False))
 
 
 def _data_lint(args: argparse.Namespace) -> None:

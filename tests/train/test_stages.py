@@ -33,7 +33,7 @@ def gradients_after_one_batch(recipe: Recipe, run_dir: Path) -> tuple[QwenVL, se
     model = QwenVL(model_config(recipe, tokenizer))
     model.initialize(recipe.seed)
     freeze(model, recipe.trains)
-    loader = build_loader(recipe, run_dir, model, tokenizer)
+    loader = build_loader(recipe, run_dir, model.config, tokenizer)
     head = build_head(recipe, model, tokenizer)
     measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
     batches = iter(loader)
@@ -82,7 +82,7 @@ def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:
     recipe = load_recipe(RECIPES / "multitask.toml", SMALL)
     model = QwenVL(model_config(recipe, tokenizer))
     model.initialize(0)
-    batch, _ = next(iter(build_loader(recipe, run_dir, model, tokenizer)))
+    batch, _ = next(iter(build_loader(recipe, run_dir, model.config, tokenizer)))
     whole, weight = model.loss(
         batch.input_ids, batch.labels, batch.pixel_values, None, batch.document_ids, batch.loss_weights
     )

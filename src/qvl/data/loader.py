@@ -126,8 +126,15 @@ class Loader:
         return prefetched(self._next)
 
     def _next(self) -> tuple[Batch, LoaderState]:
-        chosen = self._packed_rows() if self.packing else [[self._draw()] for _ in range(self.batch_rows)]
-        return self._collate(chosen), LoaderState.from_dict(self.state.as_dict())
+        return self._collate(self._rows()), LoaderState.from_dict(self.state.as_dict())
+
+    def next_samples(self) -> list[Sample]:
+        """The samples of the next batch in reading order, without making it; the state moves on as if it were made."""
+        return [self.samples[i] for row in self._rows() for i in row]
+
+    def _rows(self) -> list[list[int]]:
+        """Indices of the samples in each row of the next batch."""
+        return self._packed_rows() if self.packing else [[self._draw()] for _ in range(self.batch_rows)]
 
     def _draw(self) -> int:
         """Index of the next sample of the stream."""

@@ -112,7 +112,12 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     raw = _read_toml(path)
     for override in overrides or []:
         _apply_override(raw, override)
-    return _build(Recipe, raw, "")
+    return recipe_from_dict(raw)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """Parsed TOML or JSON -> a recipe; RecipeError as of `load_recipe`."""
+    return typing.cast(Recipe, _build(Recipe, values, ""))
 
 
 def read_settings(cls: type[Settings], path: Path) -> Settings:

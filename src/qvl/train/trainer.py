@@ -50,9 +50,9 @@ def run_recipe(
     _check_unclaimed(stage_dir, recipe)
     if (stage_dir / "checkpoint" / CONFIG_NAME).exists():
         return stage_dir
-    tokenizer = Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
+    tokenizer = tokenizer_of(recipe)
     model = initial_model(recipe, out, tokenizer).to(device)
-    loader = build_loader(recipe, out, model, tokenizer)
+    loader = build_loader(recipe, out, model.config, tokenizer)
     # Only now: a stage without its data or its start leaves nothing behind.
     write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
     _note_stage(out, recipe.name)
@@ -83,6 +83,11 @@ def _note_stage(run_dir: Path, name: str) -> None:
     stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.exists() else []
     if name not in stages:
         write_text(path, json.dumps({"stages": [*stages, name]}))
+
+
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The vocabulary that belongs to the recipe's preset."""
+    return Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
@@ -166,9 +171,9 @@ def build_head(recipe: Recipe, model: QwenVL, tokenizer: Tokenizer) -> DenseHead
     return DenseHead(model.config.vision, recipe.seed, words)
 
 
-def build_loader(recipe: Recipe, run_dir: Path, model: QwenVL, tokenizer: Tokenizer) -> "Loader | DenseLoader":
+def build_loader(recipe: Recipe, run_dir: Path, config: QwenVLConfig, tokenizer: Tokenizer) -> "Loader | DenseLoader":
     """The stage's batches: dense labels of the world for the vision warm-up, else tokens and labels."""
-    vision = model.config.vision
+    vision = config.vision
     if recipe.objective == "dense":
         return DenseLoader(run_dir / recipe.data.split_dirs[0], recipe.data.batch_rows, recipe.seed)
     return Loader(

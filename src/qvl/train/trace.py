@@ -1,0 +1,31 @@
+"""A training step -> the samples it saw. Nothing is logged for it: the order follows from the recipe and the shards."""
+
+import json
+from pathlib import Path
+
+from qvl.data.loader import Loader
+from qvl.data.sample import Sample
+from qvl.errors import UsageError
+from qvl.train.recipe import recipe_from_dict
+from qvl.train.trainer import RECIPE_NAME, build_loader, model_config, tokenizer_of
+
+
+def trace_step(stage_dir: Path, step: int) -> list[Sample]:
+    """The samples of step `step` (from 0) of a stage, in the order in which the batch holds them.
+
+    True as long as the shards are those that the stage trained on. UsageError for a folder without a stage, a step
+    that it does not have, or the vision warm-up, which sees pictures without samples.
+    """
+    path = stage_dir / RECIPE_NAME
+    if not path.exists():
+        raise UsageError(f"{stage_dir}: no stage here ({RECIPE_NAME} is missing); give a folder such as runs/tiny/sft")
+    recipe = recipe_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    if not 0 <= step < recipe.steps:
+        raise UsageError(f"step {step}: {stage_dir} has steps 0 to {recipe.steps - 1}")
+    tokenizer = tokenizer_of(recipe)
+    loader = build_loader(recipe, stage_dir.parent, model_config(recipe, tokenizer), tokenizer)
+    if not isinstance(loader, Loader):
+        raise UsageError(f"{stage_dir}: its pictures are drawn for it and belong to no sample")
+    for _ in range(step * recipe.grad_accumulation):
+        loader.next_samples()
+    return [sample for _ in range(recipe.grad_accumulation) for sample in loader.next_samples()]

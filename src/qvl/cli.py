@@ -73,6 +73,16 @@ def build_parser() -> argparse.ArgumentParser:
     funnel = _verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
     funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
     funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
+    dedup = _verb(tools, "dedup", _data_dedup, "copy shards without near duplicates and without evaluation pictures")
+    dedup.add_argument("split", type=Path)
+    dedup.add_argument("--out", type=Path, required=True)
+    dedup.add_argument(
+        "--against", type=Path, action="append", default=[], help="folder of evaluation pictures or shards"
+    )
+    dedup.add_argument(
+        "--distance", type=int, default=6, help="bits of 64 in which like pictures may differ (6, at most 7)"
+    )
+    dedup.add_argument("--workers", type=int, help="processes (one per core)")
     trace = _verb(tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each")
     trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
     trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
@@ -173,6 +183,14 @@ def _data_funnel(args: argparse.Namespace) -> None:
 
     write_text(args.out, funnel_page([read_funnel(folder) for folder in args.folders]))
     print(args.out)
+
+
+def _data_dedup(args: argparse.Namespace) -> None:
+    from qvl.data.dedup import REMOVED_NAME, dedup_split
+
+    report = dedup_split(args.split, args.out, against=args.against, distance=args.distance, workers=args.workers)
+    print(report.summary())
+    print(args.out / REMOVED_NAME)
 
 
 def _data_trace(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 100_000_000  # a larger picture is refused from its header, before anything is decoded
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 LABEL_FONTS = ("wqy-zenhei.ttc", "wqy-microhei.ttc", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of files that are taken for images
 ImageSource = str | Path | bytes | PILImage.Image
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qvl import images
 from qvl.data.pairs.archive import Damage, Member, read_members
 from qvl.errors import UsageError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes")
 PATH_COLUMNS = ("image_path", "file_name", "path", "image", "image_file")
@@ -90,7 +90,7 @@ def _units_of_folder(folder: Path) -> Iterator[Unit]:
     for path in tables:
         yield from _units_of_file(path, _name(path, folder))
     if not tables:
-        names = [str(p.relative_to(folder)) for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        names = [str(p.relative_to(folder)) for p in files if p.suffix.lower() in images.SUFFIXES]
         for start in range(0, len(names), ROWS_PER_UNIT):
             part = tuple(names[start : start + ROWS_PER_UNIT])
             yield Unit("folder", folder, folder.resolve().name, start, start + len(part), part)
@@ -165,7 +165,7 @@ def _read_tar(path: Path) -> Iterator[RawPair | Damage]:
 def _pair_of_members(group: list[Member]) -> RawPair | Damage:
     key = group[0].stem
     by_suffix = {member.suffix: member.data for member in group}
-    image = next((data for suffix, data in by_suffix.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
+    image = next((data for suffix, data in by_suffix.items() if f".{suffix}" in images.SUFFIXES), None)
     fields = _sidecars(key, by_suffix.get("json"), by_suffix.get("txt"))
     if isinstance(fields, Damage):
         return fields
@@ -259,12 +259,12 @@ def _read_coco(path: Path, root: Path) -> Iterator[RawPair | Damage]:
         captions: dict[Any, list[Any]] = {}
         for annotation in content["annotations"]:
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        images = [(image["id"], root / image["file_name"]) for image in content["images"]]
+        named = [(image["id"], root / image["file_name"]) for image in content["images"]]
     except (ValueError, KeyError, TypeError) as error:
         detail = f"images (id, file_name) and annotations (image_id, caption) are needed: {error!r}"
         yield Damage("file can't be read", path.name, detail, pairs=0)
         return
-    for image_id, image_path in images:
+    for image_id, image_path in named:
         yield RawPair(str(image_id), {"caption": captions.get(image_id)}, image_path)
 
 

@@ -13,8 +13,9 @@ from conftest_pairs import jpeg, pair, tar_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qvl.data.damage import Damage
 from qvl.data.pairs import readers
-from qvl.data.pairs.archive import Damage, Member, read_members
+from qvl.data.pairs.archive import Member, read_members
 from qvl.data.pairs.readers import RawPair, find_units, read_unit
 from qvl.errors import UsageError
 
@@ -122,7 +123,7 @@ def test_a_folder_of_images_with_captions_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.tar", "x.parquet"])
 def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    assert [(i.kind, i.pairs) for i in read_all(tmp_path) if isinstance(i, Damage)] == [("empty file", 0)]
+    assert [(i.kind, i.rows) for i in read_all(tmp_path) if isinstance(i, Damage)] == [("empty file", 0)]
 
 
 def test_what_is_no_archive_or_table_is_named(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_broken_row_group_costs_its_rows_alone(tmp_path: Path) -> None:
     path.write_bytes(content)
     items = read_all(path)
     assert keys(items) == ["0", "1", "4", "5"]
-    assert [(i.kind, i.pairs) for i in items if isinstance(i, Damage)] == [("row group can't be read", 2)]
+    assert [(i.kind, i.rows) for i in items if isinstance(i, Damage)] == [("row group can't be read", 2)]
 
 
 def test_nothing_to_read_is_a_usage_error(tmp_path: Path) -> None:

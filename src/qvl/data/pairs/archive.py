@@ -7,20 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvl.data.damage import Damage
+
 BLOCK = 512
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Something that could not be read: its kind, for counting, where, and what the reader said.
-
-    pairs: how many pairs it cost; 0 where a whole file is damaged and nobody knows what it held.
-    """
-
-    kind: str
-    key: str
-    detail: str = ""
-    pairs: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class Member:
 def read_members(path: Path) -> Iterator[Member | Damage]:
     """Files of a tar in order; a broken header costs the members up to the next good one, a cut end what is missing."""
     if not path.stat().st_size:
-        yield Damage("empty file", path.name, pairs=0)
+        yield Damage("empty file", path.name, rows=0)
         return
     end = 0  # of the last good member
     try:
@@ -58,7 +47,7 @@ def read_members(path: Path) -> Iterator[Member | Damage]:
                 if file is not None:
                     yield Member(member.name, file.read())
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        yield Damage("archive cut short" if end else "file can't be read", path.name, str(error), pairs=0)
+        yield Damage("archive cut short" if end else "file can't be read", path.name, str(error), rows=0)
 
 
 def _gap(file: Any, start: int, stop: int | None, name: str) -> Iterator[Damage]:
@@ -70,8 +59,8 @@ def _gap(file: Any, start: int, stop: int | None, name: str) -> Iterator[Damage]
     between = file.read(stop - start if stop is not None else -1)
     file.seek(position)
     if not start and stop is None:
-        yield Damage("file can't be read", name, "no archive member in it", pairs=0)
+        yield Damage("file can't be read", name, "no archive member in it", rows=0)
     elif stop is None and (len(between) < 2 * BLOCK or len(between) % BLOCK):
-        yield Damage("archive cut short", name, "the two empty blocks at its end are missing", pairs=0)
+        yield Damage("archive cut short", name, "the two empty blocks at its end are missing", rows=0)
     elif between.strip(b"\0"):
-        yield Damage("broken archive member", f"{name} byte {start}", f"{len(between)} bytes passed over", pairs=0)
+        yield Damage("broken archive member", f"{name} byte {start}", f"{len(between)} bytes passed over", rows=0)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import regex
 
 from qvl import images
-from qvl.data.pairs.archive import Damage
+from qvl.data.damage import Damage
 from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import RawPair, Unit, read_unit
 from qvl.data.pairs.rules import PAIR_SCHEMA, ClipScore, DropRule, Rule
@@ -148,8 +148,8 @@ class _UnitCleaner:
             if isinstance(row, Damage):
                 self.damages.append(row)
                 self.counts.damages[row.kind] += 1
-                self.counts.damaged_pairs += row.pairs
-                self.counts.seen += row.pairs
+                self.counts.damaged_pairs += row.rows
+                self.counts.seen += row.rows
             else:
                 self.counts.seen += 1
                 yield row

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qvl import images
-from qvl.data.pairs.archive import Damage, Member, read_members
+from qvl.data.damage import Damage
+from qvl.data.pairs.archive import Member, read_members
 from qvl.errors import UsageError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -195,7 +196,7 @@ def _read_parquet(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
         file = pq.ParquetFile(unit.path)
     except (pa.ArrowException, OSError) as error:
         kind = "file can't be read" if unit.path.stat().st_size else "empty file"
-        yield Damage(kind, unit.label, str(error), pairs=0)
+        yield Damage(kind, unit.label, str(error), rows=0)
         return
     with file:
         for group in range(unit.start, unit.stop):
@@ -207,13 +208,13 @@ def _read_parquet(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
                         row += 1
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 lost = file.metadata.row_group(group).num_rows - row
-                yield Damage("row group can't be read", f"row group {group}", str(error), pairs=lost)
+                yield Damage("row group can't be read", f"row group {group}", str(error), rows=lost)
 
 
 def _read_lines(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
     """The lines that begin in [start, stop)."""
     if not unit.stop:
-        yield Damage("empty file", unit.label, pairs=0)
+        yield Damage("empty file", unit.label, rows=0)
         return
     with unit.path.open("rb") as file:
         if unit.start:
@@ -262,7 +263,7 @@ def _read_coco(path: Path, root: Path) -> Iterator[RawPair | Damage]:
         named = [(image["id"], root / image["file_name"]) for image in content["images"]]
     except (ValueError, KeyError, TypeError) as error:
         detail = f"images (id, file_name) and annotations (image_id, caption) are needed: {error!r}"
-        yield Damage("file can't be read", path.name, detail, pairs=0)
+        yield Damage("file can't be read", path.name, detail, rows=0)
         return
     for image_id, image_path in named:
         yield RawPair(str(image_id), {"caption": captions.get(image_id)}, image_path)

@@ -1,0 +1,16 @@
+"""What could not be read, as a value: readers go on behind it, and whoever runs them counts it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that could not be read: its kind, for counting, where, and what the reader said.
+
+    rows: how many rows it cost; 0 where a whole file is damaged and nobody knows what it held.
+    """
+
+    kind: str
+    key: str
+    detail: str = ""
+    rows: int = 1

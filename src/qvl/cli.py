@@ -70,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
     clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
+    convert = _verb(tools, "convert", _data_convert, "an annotated data set's own files -> samples")
+    convert.add_argument("dataset", help="vqav2, gqa, vg, refcoco, grit, llava, qwen, messages, text, ...")
+    convert.add_argument("files", nargs="+", type=Path, help="its annotation files in order; an error names them")
+    convert.add_argument("--images", type=Path, default=Path(), help="folder of its images (the current one)")
+    convert.add_argument("--out", type=Path, required=True)
+    convert.add_argument("--exchanges", type=int, default=8, help="questions about a picture that share a sample (8)")
+    convert.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     funnel = _verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
     funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
     funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
@@ -115,9 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--system", help="the system text")
     chat.add_argument("--device", default="cpu")
 
-    convert = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
-    convert.add_argument("model", type=Path)
-    convert.add_argument("out", type=Path)
+    weights = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
+    weights.add_argument("model", type=Path)
+    weights.add_argument("out", type=Path)
     return parser
 
 
@@ -175,6 +182,20 @@ def _data_clean(args: argparse.Namespace) -> None:
     )
     print(funnel.summary())
     print(args.out / PAGE_NAME)
+
+
+def _data_convert(args: argparse.Namespace) -> None:
+    from qvl.data.sources.convert import convert
+
+    report = convert(
+        args.dataset,
+        args.files,
+        args.out,
+        images_dir=args.images,
+        exchanges=args.exchanges,
+        overwrite=args.overwrite,
+    )
+    print(report.summary())
 
 
 def _data_funnel(args: argparse.Namespace) -> None:

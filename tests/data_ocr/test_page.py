@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pytest
 
+from qvl.data.language import language_of
 from qvl.data.ocr.html import screens
-from qvl.data.ocr.page import Atom, clean, language_of, merge
+from qvl.data.ocr.page import Atom, clean, merge
 
 
 def atom(text: str, x: float, y: float, width: float = 40, space: bool = True) -> Atom:

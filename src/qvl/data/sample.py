@@ -5,16 +5,19 @@ is columnar (rules read only the columns they need), compressed, and every tool 
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qvl.errors import DataError, TextError
+from qvl.errors import DataError, TextError, UsageError
 from qvl.files import replacing
 from qvl.text.markup import Content, from_json, to_json
 
@@ -32,6 +35,7 @@ TASKS = (
 LANGUAGES = ("en", "zh")
 ROLES = ("system", "user", "assistant")
 ROW_GROUP = 256  # samples
+SHARD_SIZE = 1024  # samples, where a tool has no reason for another
 
 SCHEMA = pa.schema(
     [
@@ -102,6 +106,34 @@ def write_shard(samples: Iterable[Sample], path: Path) -> int:
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             count += len(rows)
     return count
+
+
+def write_split(samples: Iterable[Sample], folder: Path, prefix: str) -> int:
+    """Write shards PREFIX-00000.parquet, ... of SHARD_SIZE samples; returns how many shards."""
+    remaining, shards = iter(samples), 0
+    while (first := next(remaining, None)) is not None:
+        write_shard(chain([first], islice(remaining, SHARD_SIZE - 1)), folder / f"{prefix}-{shards:05d}.parquet")
+        shards += 1
+    return shards
+
+
+@contextmanager
+def replacing_split(output_dir: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write shards and reports to; its files take the place of output_dir's shards when the block ends
+    well. UsageError when output_dir holds shards and `overwrite` is not set."""
+    old = list(output_dir.glob("*.parquet"))
+    if old and not overwrite:
+        raise UsageError(f"{output_dir}: already holds {len(old)} shards; choose another folder or overwrite them")
+    folder = output_dir / f".{os.getpid()}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+        for path in old:
+            path.unlink()
+        for path in sorted(folder.iterdir()):
+            os.replace(path, output_dir / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def shard_paths(directory: Path) -> list[Path]:

@@ -155,6 +155,11 @@ def to_string(content: Content) -> str:
     return "".join(parts)
 
 
+def plain_text(content: Content) -> str:
+    """The texts and phrases of content, nothing of its boxes, quads and images."""
+    return "".join(segment.text for segment in content if isinstance(segment, Text | Ref))
+
+
 _NUMBER = r"\s*(\d{1,3})\s*"
 _POINT = rf"\({_NUMBER},{_NUMBER}\)"
 _MARKUP = re.compile(

@@ -4,12 +4,9 @@ Source: paper appendix A.2. The same inputs, settings, fonts and library version
 """
 
 import json
-import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import islice
@@ -20,13 +17,12 @@ from qvl.data.ocr.filters import DUPLICATE, NO_CROP, PageFilter, page_problem
 from qvl.data.ocr.page import Page
 from qvl.data.ocr.samples import page_sample
 from qvl.data.ocr.sources import Reader, find_sources
-from qvl.data.sample import Sample, write_shard
+from qvl.data.sample import Sample, replacing_split, write_split
 from qvl.errors import DataError, UsageError
 from qvl.files import write_text
 
 MODES = ("page", "crop")
 FUNNEL_NAME = "funnel.json"
-SHARD_SIZE = 1024  # samples
 
 
 @dataclass
@@ -88,12 +84,11 @@ def build_ocr(
     _check(mode, max_side, max_samples)
     limits = limits or PageFilter(max_chars=None if mode == "crop" else PageFilter.max_chars)
     sources = find_sources(inputs)
-    _check_output(output_dir, overwrite)
     report = OcrReport(files=len(sources))
     zoom = ZOOM if mode == "crop" else 1
-    with Reader(sources, max_side, zoom, allow_network) as reader, _replacing_shards(output_dir) as folder:
+    with replacing_split(output_dir, overwrite) as folder, Reader(sources, max_side, zoom, allow_network) as reader:
         samples = _samples(_readable(reader, report), _cutter(mode, crop or CropSettings(), seed), limits, report)
-        _write(islice(samples, max_samples), folder, report)
+        report.shards = write_split(_counted(islice(samples, max_samples), report), folder, "ocr")
         report.reached_max_samples = report.samples == max_samples
         report.blocked_requests = reader.blocked_requests
         write_text(folder / FUNNEL_NAME, json.dumps(vars(report), indent=2, ensure_ascii=False) + "\n")
@@ -107,27 +102,6 @@ def _check(mode: str, max_side: int, max_samples: int | None) -> None:
         raise UsageError(f"max_side {max_side} is outside 64..4096 pixels")
     if max_samples is not None and max_samples < 1:
         raise UsageError(f"max_samples {max_samples} is not positive")
-
-
-def _check_output(output_dir: Path, overwrite: bool) -> None:
-    old = list(output_dir.glob("*.parquet"))
-    if old and not overwrite:
-        raise UsageError(f"{output_dir}: already holds {len(old)} shards; choose another folder or overwrite them")
-
-
-@contextmanager
-def _replacing_shards(output_dir: Path) -> Iterator[Path]:
-    """A folder to write to; its files take the place of output_dir's shards when the block ends well."""
-    folder = output_dir / f".{os.getpid()}.tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-        for old in output_dir.glob("*.parquet"):
-            old.unlink()
-        for new in sorted(folder.iterdir()):
-            os.replace(new, output_dir / new.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cutter(mode: str, settings: CropSettings, seed: int) -> Callable[[Page], list[Sample]]:
@@ -165,8 +139,8 @@ def _samples(
         yield from fresh
 
 
-def _write(samples: Iterator[Sample], folder: Path, report: OcrReport) -> None:
-    while shard := list(islice(samples, SHARD_SIZE)):
-        report.samples += write_shard(shard, folder / f"ocr-{report.shards:05d}.parquet")
-        report.shards += 1
-        report.languages.update(sample.language for sample in shard)
+def _counted(samples: Iterator[Sample], report: OcrReport) -> Iterator[Sample]:
+    for sample in samples:
+        report.samples += 1
+        report.languages[sample.language] += 1
+        yield sample

@@ -8,7 +8,8 @@ here are ours, as are the rules after those: without them a label would not say 
 import unicodedata
 from dataclasses import dataclass
 
-from qvl.data.ocr.page import Page, is_cjk
+from qvl.data.language import is_cjk
+from qvl.data.ocr.page import Page
 
 TOO_SMALL = "image too small"
 TOO_FEW = "too few characters"

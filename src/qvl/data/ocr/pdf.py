@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvl.data.language import is_cjk
 from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED, UNDECODABLE
-from qvl.data.ocr.page import Atom, Page, Rect, clean, finish, is_cjk, union
+from qvl.data.ocr.page import Atom, Page, Rect, clean, finish, union
 from qvl.errors import DataError, MissingDependencyError
 
 PRECISION = 1024  # pdfium maps to whole device units: ask for this many per pixel

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from qvl.data.ocr.page import Corners, Page, language_of
+from qvl.data.language import language_of
+from qvl.data.ocr.page import Corners, Page
 from qvl.data.sample import Sample, Turn
 from qvl.text import prompts
 from qvl.text.markup import Ref, Segment, quad_from_pixels

@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import regex
 
 from qvl import images
 from qvl.data.damage import Damage
+from qvl.data.language import language_of
 from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import RawPair, Unit, read_unit
 from qvl.data.pairs.rules import PAIR_SCHEMA, ClipScore, DropRule, Rule
@@ -45,7 +45,6 @@ REJECTED_SCHEMA = pa.schema(
         ("image", pa.binary()),
     ]
 )
-_HAN = regex.compile(r"\p{Han}")
 
 
 @dataclass(frozen=True)
@@ -248,9 +247,7 @@ class _UnitCleaner:
     def _sample(self, row: dict[str, Any], scores: dict[str, float], found_text: str) -> Sample:
         settings = self.job.settings
         where = f"{self.job.unit.name}#{row['key']}"
-        language = settings.language
-        if language == "auto":
-            language = "zh" if _HAN.search(row["text"]) else "en"
+        language = language_of(row["text"]) if settings.language == "auto" else settings.language
         provenance = {
             "source": settings.name,
             "row": where,

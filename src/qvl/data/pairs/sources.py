@@ -22,7 +22,7 @@ class SourceSettings:
 
     name: str
     about: str
-    language: str  # en, zh, or auto: zh where the text holds a Chinese character
+    language: str  # en, zh, or auto: told from each text
     paper: tuple[float, float] | None  # pairs before and after in Table 2
     columns: dict[str, tuple[str, ...]]  # what is looked for -> the names tried, the first one present wins
     rules: tuple[Rule, ...]

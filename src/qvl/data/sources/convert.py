@@ -1,0 +1,212 @@
+"""Annotated data sets -> shards of samples, with the count of everything that was left out and why."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from qvl import images
+from qvl.data.damage import Damage
+from qvl.data.language import language_of
+from qvl.data.sample import Sample, Turn, replacing_split, write_split
+from qvl.data.sources import dialogues, grounding, vqa
+from qvl.data.sources.common import Annotation, Exchange
+from qvl.errors import DataError, ImageError, UsageError
+from qvl.files import write_text
+from qvl.text.markup import Image, plain_text
+
+REPORT_NAME = "convert.json"
+LEFT_OUT_NAME = "left_out.jsonl"
+EXCHANGES = 8
+SINGLE = frozenset({"caption", "grounded_caption"})  # one answer says all there is to say about a picture
+Reader = Callable[[Sequence[Path], Path], Iterator[Annotation | Sample | Damage]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's reader, and the files that it wants in order."""
+
+    read: Reader
+    files: tuple[str, ...]
+
+    def check(self, files: Sequence[Path]) -> None:
+        """UsageError when files are missing or too many; a last name that ends in "..." stands for one or more."""
+        more = self.files[-1].endswith("...")
+        if len(files) < len(self.files) or (len(files) > len(self.files) and not more):
+            raise UsageError(f"{len(files)} files given; it wants {', '.join(self.files)}")
+
+
+DATASETS: dict[str, Dataset] = {
+    "ai2d": Dataset(vqa.read_ai2d, ("questions folder", "ai2d_test_ids.csv")),
+    "chartqa": Dataset(vqa.read_chartqa, ("train_human.json, train_augmented.json...",)),
+    "docvqa": Dataset(vqa.read_docvqa, ("train_v1.0.json",)),
+    "dvqa": Dataset(vqa.read_dvqa, ("train_qa.json",)),
+    "gqa": Dataset(vqa.read_gqa, ("train_balanced_questions.json",)),
+    "grit": Dataset(grounding.read_grit, ("tars of img2dataset...",)),
+    "llava": Dataset(dialogues.read_llava, ("llava.json",)),
+    "messages": Dataset(dialogues.read_messages, ("messages.json or .jsonl...",)),
+    "ocrvqa": Dataset(vqa.read_ocrvqa, ("dataset.json",)),
+    "okvqa": Dataset(vqa.read_vqa, ("OpenEnded questions.json", "annotations.json")),
+    "qwen": Dataset(dialogues.read_qwen, ("conversations.json",)),
+    "refcoco": Dataset(grounding.read_refcoco, ("refs(unc).p", "instances.json")),
+    "text": Dataset(dialogues.read_text, (".txt or .jsonl...",)),
+    "textvqa": Dataset(vqa.read_textvqa, ("TextVQA_0.5.1_train.json",)),
+    "vg": Dataset(grounding.read_visual_genome, ("region_descriptions.json",)),
+    "vgqa": Dataset(vqa.read_vgqa, ("question_answers.json",)),
+    "vqav2": Dataset(vqa.read_vqa, ("questions.json", "annotations.json")),
+}
+
+
+@dataclass
+class ConvertReport:
+    """What became of a data set's rows. Rows are questions, phrases or dialogues."""
+
+    dataset: str
+    rows_used: int = 0
+    samples: int = 0
+    shards: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> str:
+        """For the terminal: one line per fact."""
+        tasks = ", ".join(f"{task} {count:,}" for task, count in self.tasks.most_common())
+        lines = [f"{self.dataset}: {self.rows_used:,} rows in {self.samples:,} samples, {self.shards} shards ({tasks})"]
+        lines += [f"  left out, {kind}: {count:,}" for kind, count in self.left_out.most_common()]
+        return "\n".join(lines)
+
+
+def convert(
+    dataset: str,
+    files: Sequence[Path],
+    out_dir: Path,
+    *,
+    images_dir: Path = Path(),
+    exchanges: int = EXCHANGES,
+    overwrite: bool = False,
+) -> ConvertReport:
+    """Read a data set's own files and write shards, convert.json and left_out.jsonl to out_dir.
+
+    exchanges: how many questions about one picture share a sample; 1 gives the paper's form, more store and encode
+    the picture once for all of them. Raises UsageError for an unknown data set or files that don't fit, DataError
+    for files not of its form.
+    """
+    if dataset not in DATASETS:
+        raise UsageError(f"data set {dataset!r}: known are {', '.join(DATASETS)}")
+    if exchanges < 1:
+        raise UsageError(f"exchanges {exchanges}: at least 1")
+    DATASETS[dataset].check(files)
+    report = ConvertReport(dataset)
+    left_out: list[Damage] = []
+    with replacing_split(out_dir, overwrite) as folder:
+        sound = _sound(_read(dataset, files, images_dir), left_out)
+        samples = _samples(sound, dataset, exchanges, report, left_out)
+        report.shards = write_split(_counted(samples, report), folder, dataset)
+        for damage in left_out:
+            report.left_out[damage.kind] += max(damage.rows, 1)
+        lines = "".join(json.dumps(asdict(damage), ensure_ascii=False) + "\n" for damage in left_out)
+        write_text(folder / LEFT_OUT_NAME, lines)
+        write_text(folder / REPORT_NAME, json.dumps(vars(report), indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+def _read(dataset: str, files: Sequence[Path], images_dir: Path) -> Iterator[Annotation | Sample | Damage]:
+    try:
+        yield from DATASETS[dataset].read(files, images_dir)
+    except (AttributeError, KeyError, TypeError) as error:  # a list where an object should be, deep inside
+        raise DataError(f"{', '.join(map(str, files))}: not of the form of {dataset} ({error!r})") from error
+
+
+def _sound(items: Iterable[Annotation | Sample | Damage], left_out: list[Damage]) -> Iterator[Annotation | Sample]:
+    for item in items:
+        if isinstance(item, Damage):
+            left_out.append(item)
+        else:
+            yield item
+
+
+def _counted(samples: Iterator[Sample], report: ConvertReport) -> Iterator[Sample]:
+    for sample in samples:
+        report.samples += 1
+        report.tasks[sample.task] += 1
+        yield sample
+
+
+def _samples(
+    items: Iterator[Annotation | Sample], dataset: str, exchanges: int, report: ConvertReport, left_out: list[Damage]
+) -> Iterator[Sample]:
+    """Annotations of one picture and task that follow each other become samples; dialogues are samples already."""
+    known: tuple[object, bytes, tuple[int, int]] | None = None  # the last picture: its questions follow each other
+    for (_, task), group in groupby(items, key=_group_key):
+        rows = list(group)
+        if isinstance(rows[0], Sample):
+            report.rows_used += len(rows)
+            yield from (row for row in rows if isinstance(row, Sample))
+            continue
+        annotations = [row for row in rows if isinstance(row, Annotation)]
+        source = annotations[0].image
+        if known is None or (known[0] is not source and known[0] != source):
+            try:
+                known = (source, *_read_image(source))
+            except ImageError as error:
+                left_out += [Damage(error.kind, a.key, str(error)) for a in annotations]
+                known = None
+                continue
+        _, encoded, size = known
+        made = list(_exchanges(annotations, size, left_out))
+        report.rows_used += len(made)
+        step = 1 if task in SINGLE else exchanges
+        for start in range(0, len(made), step):
+            yield _sample(dataset, task, encoded, made[start : start + step])
+
+
+def _group_key(item: Annotation | Sample) -> tuple[object, str]:
+    return (item.id, "") if isinstance(item, Sample) else (item.image, item.task)
+
+
+def _read_image(source: Path | bytes) -> tuple[bytes, tuple[int, int]]:
+    """The encoded picture as found, and its size in pixels."""
+    if isinstance(source, bytes):
+        encoded = source
+    else:
+        try:
+            encoded = source.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{source}: {error.strerror}", "missing image") from error
+    return encoded, images.probe(encoded)
+
+
+def _exchanges(
+    annotations: list[Annotation], size: tuple[int, int], left_out: list[Damage]
+) -> Iterator[tuple[str, Exchange]]:
+    for annotation in annotations:
+        try:
+            yield annotation.key, annotation.exchange(*size)
+        except DataError as error:
+            left_out.append(Damage(str(error), annotation.key))
+
+
+def _sample(dataset: str, task: str, encoded: bytes, made: list[tuple[str, Exchange]]) -> Sample:
+    turns: list[Turn] = []
+    for number, (_, (prefix, answer)) in enumerate(made):
+        asked = prefix if number == 0 else tuple(s for s in prefix if not isinstance(s, Image))  # shown once
+        turns += [Turn("user", asked), Turn("assistant", answer)]
+    keys = [key for key, _ in made]
+    provenance = {
+        "source": dataset,
+        "row": keys[0],
+        "rows": keys,
+        "settings": f"{len(made)} exchanges",
+        "image_sha256": hashlib.sha256(encoded).hexdigest(),
+    }
+    return Sample(
+        f"{dataset}/{task}/{keys[0]}",
+        task,
+        language_of("".join(plain_text(t.content) for t in turns)),
+        (encoded,),
+        tuple(turns),
+        provenance,
+    )

@@ -1,0 +1,311 @@
+"""Dialogues in Qwen-VL's own JSON, LLaVA's and InternVL's, ShareGPT's and OpenAI's messages; and plain text."""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from qvl import images
+from qvl.data.damage import Damage
+from qvl.data.language import language_of
+from qvl.data.sample import Sample, Turn
+from qvl.data.sources.common import of_form, read_json
+from qvl.errors import DataError, ImageError, TextError
+from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, parse_markup, plain_text
+from qvl.text.published import to_list_format
+
+ROLES = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+IMAGE_MARK = "<image>"
+TEXT_PIECE = 1500  # characters; a text is never cut by the renderer, so that it is cut here, between paragraphs
+_NUMBERING = re.compile(r"Picture \d+: ?$")
+_NESTED_BOXES = re.compile(r"<box>\[(\[[^<>]*\])\]</box>")  # InternVL: <box>[[x1, y1, x2, y2], ...]</box>
+_UNREAD_BOX = re.compile(r"<(?:box|quad)>")
+Picture = Path | bytes
+
+
+def read_qwen(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
+    """Qwen-VL's fine-tuning JSON: a list of id and conversations (from, value), tags in the text.
+
+    Images are `<img>path</img>`; "Picture 1: " before and the newline behind are left to the renderer.
+    """
+    [path] = files
+    for key, row in _numbered(path):
+        pictures: list[Picture] = []
+
+        def content(text: str, pictures: list[Picture] = pictures) -> Content:
+            return _from_published(text, pictures, images_dir)
+
+        yield from _dialogue("qwen", path, key, row.get("conversations"), ("from", "value"), content, pictures)
+
+
+def _from_published(text: str, pictures: list[Picture], images_dir: Path) -> Content:
+    segments: list[Segment] = []
+    for element in to_list_format(text):
+        match element:
+            case {"image": name}:
+                if segments and isinstance(segments[-1], Text):
+                    segments[-1] = Text(_NUMBERING.sub("", segments[-1].text))
+                segments.append(Image(len(pictures)))
+                pictures.append(_picture(name, images_dir))
+            case {"text": words}:
+                after_image = segments and isinstance(segments[-1], Image)
+                segments.append(Text(words.removeprefix("\n") if after_image else words))
+            case {"ref": words}:
+                segments.append(Ref(words))
+            case {"box": inner}:
+                segments.append(Box(*_numbers(inner, 4, "box")))
+            case {"quad": inner}:
+                segments.append(Quad(*_numbers(inner, 8, "quad")))
+    return tuple(s for s in segments if s != Text(""))
+
+
+def _numbers(inner: str, count: int, kind: str) -> list[int]:
+    found = re.findall(r"-?\d+\.?\d*", inner)
+    if len(found) != count or not all(n.isdigit() for n in found):
+        raise TextError(f"{kind} {inner!r} does not hold {count} integers in [0, 1000)")
+    return [int(n) for n in found]
+
+
+def read_llava(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
+    """LLaVA's and InternVL's JSON: a list of id, image (a path or several), conversations with <image> in the text."""
+    [path] = files
+    for key, row in _numbered(path):
+        named = row.get("image") or []
+        named = [named] if isinstance(named, str) else list(named)
+        yield from _marked("llava", path, key, row.get("conversations"), ("from", "value"), named, images_dir)
+
+
+def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
+    """ShareGPT's and OpenAI's: rows of messages (role, content) and images; content is a text with <image> in it,
+    or parts of type text and image_url (a data URI or a path)."""
+    for path in files:
+        for key, row in _numbered(path):
+            if row.get("objects"):
+                yield Damage(
+                    "boxes in `objects` are not read", key, "write them into the text as <box>(x1,y1),(x2,y2)</box>"
+                )
+                continue
+            names = ("role", "content") if "messages" in row else ("from", "value")
+            messages = row.get("messages", row.get("conversations"))
+            yield from _marked("messages", path, key, messages, names, list(row.get("images") or []), images_dir)
+
+
+def _marked(
+    source: str, path: Path, key: str, messages: Any, names: tuple[str, str], named: list[Any], images_dir: Path
+) -> Iterator[Sample | Damage]:
+    """A dialogue whose texts hold <image> where the next of `named` belongs; images without a mark come first."""
+    pictures: list[Picture] = []
+    remaining = iter(named)
+
+    def content(value: Any) -> Content:
+        if isinstance(value, list):
+            return tuple(segment for part in value for segment in _part(part, pictures, images_dir))
+        segments: list[Segment] = []
+        for number, piece in enumerate(value.split(IMAGE_MARK)):
+            if number:
+                segments.append(Image(len(pictures)))
+                if (name := next(remaining, None)) is None:
+                    raise DataError("more <image> marks than images")
+                pictures.append(_picture(name, images_dir))
+                piece = piece.removeprefix("\n")
+            segments += _with_boxes(piece)
+        return tuple(segments)
+
+    texts = [m.get(names[1]) for m in messages] if isinstance(messages, list) else []
+    if named and not any(isinstance(text, str) and IMAGE_MARK in text for text in texts):
+        place = next((i for i, m in enumerate(messages or ()) if ROLES.get(m.get(names[0])) == "user"), None)
+        if place is not None and isinstance(texts[place], str):
+            messages = [dict(m) for m in messages]
+            messages[place][names[1]] = IMAGE_MARK * len(named) + texts[place]
+    yield from _dialogue(source, path, key, messages, names, content, pictures, len(named))
+
+
+def _part(part: Any, pictures: list[Picture], images_dir: Path) -> Iterator[Segment]:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            yield from _with_boxes(text)
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            yield Image(len(pictures))
+            pictures.append(_picture(url, images_dir))
+        case _:
+            raise DataError("a part is neither text nor image_url")
+
+
+def _with_boxes(text: str) -> Content:
+    """Markup in the text as segments. DataError for a box that can't be read: it would be learnt as words."""
+    segments = parse_markup(_NESTED_BOXES.sub(_unnested, text))
+    if unread := next((s.text for s in segments if isinstance(s, Text) and _UNREAD_BOX.search(s.text)), None):
+        raise DataError("box is not (x1,y1),(x2,y2) with integers in [0, 1000), x1 <= x2 and y1 <= y2", unread)
+    return segments
+
+
+def _unnested(match: re.Match[str]) -> str:
+    boxes = re.findall(r"\[([^\[\]]*)\]", match[1])
+    corners = [re.findall(r"-?\d+\.?\d*", box) for box in boxes]
+    return "".join(f"<box>({','.join(c[:2])}),({','.join(c[2:])})</box>" for c in corners)
+
+
+def _picture(name: Any, images_dir: Path) -> Picture:
+    """Bytes of a data URI, or the path of a file. DataError for an address: nothing is fetched."""
+    if not isinstance(name, str):
+        raise DataError("an image is not named by a text")
+    if name.startswith("data:"):
+        try:
+            return base64.b64decode(name.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise DataError("a data URI is not base64") from error
+    if re.match(r"https?://", name):
+        raise DataError("an image is an address; fetch it first and name the file")
+    return images_dir / name.removeprefix("file://")
+
+
+def _dialogue(
+    source: str,
+    path: Path,
+    key: str,
+    messages: Any,
+    names: tuple[str, str],
+    content: Callable[[Any], Content],
+    pictures: list[Picture],
+    expected: int = 0,
+) -> Iterator[Sample | Damage]:
+    """One row as a sample; what does not fit is a Damage of a kind that says why."""
+    try:
+        turns = _turns(messages, names, content)
+        if len(pictures) < expected:
+            raise DataError("more images than <image> marks")
+        shown = [s.index for turn in turns for s in turn.content if isinstance(s, Image)]
+        turns = tuple(Turn(turn.role, _renumbered(turn.content, shown)) for turn in turns)
+        encoded = tuple(_read(pictures[index]) for index in shown)
+    except ImageError as error:
+        yield Damage(error.kind, key, str(error))
+        return
+    except TextError as error:
+        yield Damage("tags that can't be read", key, str(error))
+        return
+    except DataError as error:
+        yield Damage(str(error.args[0]), key, "".join(map(str, error.args[1:])))
+        return
+    provenance = {"source": source, "row": f"{path.name}#{key}", "settings": source}
+    language = language_of("".join(plain_text(turn.content) for turn in turns))
+    identity = hashlib.sha256(f"{path.name}#{key}".encode()).hexdigest()[:20]
+    yield Sample(f"{source}/{identity}", "dialogue", language, encoded, turns, provenance)
+
+
+def _turns(messages: Any, names: tuple[str, str], content: Callable[[Any], Content]) -> tuple[Turn, ...]:
+    """An optional system turn, then question and answer in turn. As published, an answer before the first question
+    is left out; so is a last question without an answer."""
+    if not isinstance(messages, list) or not messages:
+        raise DataError("no messages")
+    turns: list[Turn] = []
+    for message in messages:
+        role = ROLES.get(str(message.get(names[0]))) if isinstance(message, dict) else None
+        if role is None or not isinstance(message.get(names[1]), str | list):
+            raise DataError(f"a message without {names[0]} (user, assistant, system) and {names[1]}")
+        turns.append(Turn(role, content(message[names[1]])))
+    system, spoken = [t for t in turns[:1] if t.role == "system"], [t for t in turns if t.role != "system"]
+    spoken = spoken[1:] if spoken and spoken[0].role == "assistant" else spoken
+    spoken = spoken[:-1] if spoken and spoken[-1].role == "user" else spoken
+    if [t.role for t in spoken] != ["user", "assistant"] * (len(spoken) // 2):
+        raise DataError("user and assistant don't take turns")
+    if not spoken:
+        raise DataError("no question with an answer")
+    if not all(turn.content for turn in spoken):
+        raise DataError("an empty turn")
+    return tuple(system + spoken)
+
+
+def _renumbered(content: Content, shown: list[int]) -> Content:
+    """Images counted anew where a turn with an image was left out."""
+    return tuple(Image(shown.index(s.index)) if isinstance(s, Image) else s for s in content)
+
+
+def _read(picture: Picture) -> bytes:
+    try:
+        encoded = picture if isinstance(picture, bytes) else picture.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{error.filename}: {error.strerror}", "missing image") from error
+    images.probe(encoded)
+    return encoded
+
+
+def _numbered(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id or place, row) of a JSON list or of JSON lines. DataError names the file, and the line."""
+    if path.suffix == ".jsonl":
+        rows = _lines(path)
+    else:
+        content = read_json(path)
+        if not isinstance(content, list):
+            raise of_form(path, "a list of dialogues")
+        rows = enumerate(content)
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise of_form(path, f"row {place} is a {type(row).__name__}, not an object")
+        yield str(row.get("id", place)), row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path} line {number}: not JSON ({error})") from error
+
+
+def read_text(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
+    """Plain text (.txt, one document) and JSON lines of text: pieces of whole paragraphs for the task text."""
+    for path in files:
+        for key, text in _documents(path):
+            if not isinstance(text, str) or not text.strip():
+                yield Damage("no text", key)
+                continue
+            for number, piece in enumerate(_pieces(text)):
+                row = f"{path.name}#{key}.{number}"
+                provenance = {"source": "text", "row": row, "settings": f"{TEXT_PIECE} characters"}
+                identity = hashlib.sha256(row.encode()).hexdigest()[:20]
+                turns = (Turn("assistant", (Text(piece),)),)
+                yield Sample(f"text/{identity}", "text", language_of(piece), (), turns, provenance)
+
+
+def _documents(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".jsonl":
+        for key, row in _numbered(path):
+            yield key, row.get("text")
+    else:
+        try:
+            yield "0", path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable UTF-8 text ({error})") from error
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Runs of paragraphs of at most TEXT_PIECE characters; a longer paragraph is cut at spaces or marks."""
+    piece = ""
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        while len(paragraph) > TEXT_PIECE:
+            cut = max(paragraph.rfind(mark, TEXT_PIECE // 2, TEXT_PIECE) for mark in (" ", "\n", "。", "，"))
+            cut = cut + 1 if cut >= 0 else TEXT_PIECE
+            if piece:
+                yield piece
+                piece = ""
+            yield paragraph[:cut].strip()
+            paragraph = paragraph[cut:]
+        if piece and len(piece) + 2 + len(paragraph) > TEXT_PIECE:
+            yield piece
+            piece = ""
+        piece = f"{piece}\n\n{paragraph}" if piece else paragraph
+    if piece.strip():
+        yield piece

@@ -338,6 +338,7 @@ def test_qwens_own_dialogues(tmp_path: Path, photos: Path) -> None:
         Ref("格子衬衫"),
         Box(588, 499, 725, 789),
         Text("，"),
+        Ref("字"),
         Quad(1, 2, 9, 2, 9, 8, 1, 8),
     )
     assert (sample.language, len(sample.images), len(sample.turns)) == ("zh", 2, 2)

@@ -95,6 +95,13 @@ def build_parser() -> argparse.ArgumentParser:
     trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
     lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
+    _sequence_flags(lint)
+    view = _verb(tools, "view", _data_view, "a page of samples: boxes on pictures, tokens, which of them carry loss")
+    view.add_argument("split", type=Path)
+    view.add_argument("--out", type=Path, default=Path("samples.html"))
+    view.add_argument("--limit", type=int, default=24, help="samples (24)")
+    view.add_argument("--task", help="of this task alone")
+    _sequence_flags(view)
 
     train = _verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
     train.add_argument("recipe", type=Path)
@@ -126,6 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("model", type=Path)
     weights.add_argument("out", type=Path)
     return parser
+
+
+def _sequence_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vocabulary", default="tiny", help="tiny, published, or a checkpoint folder (tiny)")
+    parser.add_argument("--length", type=int, default=2048, help="tokens of a sequence (2048)")
 
 
 def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
@@ -227,10 +239,31 @@ def _data_lint(args: argparse.Namespace) -> None:
     from qvl.data.lint import lint_split
     from qvl.errors import DataError
 
-    report = lint_split(args.split)
+    report = lint_split(args.split, *_vocabulary(args.vocabulary), args.length)
     print(report.summary())
     if not report.ok:
         raise DataError(f"{args.split}: {report.faulty} of {report.samples} samples break a rule")
+
+
+def _data_view(args: argparse.Namespace) -> None:
+    from qvl.explain.view import write_view
+
+    vocabulary = _vocabulary(args.vocabulary)
+    shown = write_view(args.split, args.out, *vocabulary, limit=args.limit, max_length=args.length, task=args.task)
+    print(f"{args.out}: {shown} samples")
+
+
+def _vocabulary(name: str) -> tuple[Any, int]:
+    """A tokenizer, and the places that an image takes with it."""
+    from qvl.checkpoint.layout import load_config
+    from qvl.model.config import PRESETS
+    from qvl.text.tokenizer import Tokenizer
+
+    if name == "tiny":
+        return Tokenizer.tiny(), PRESETS["tiny"].vision.num_queries
+    if name == "published":
+        return Tokenizer.published(), PRESETS["qwen-vl"].vision.num_queries
+    return Tokenizer.from_dir(Path(name)), load_config(Path(name)).vision.num_queries
 
 
 def _train(args: argparse.Namespace) -> None:

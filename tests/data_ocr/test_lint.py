@@ -9,6 +9,7 @@ from qvl.data.lint import lint, lint_split
 from qvl.data.sample import TASKS, Sample, Turn, write_shard
 from qvl.data.world.tasks import make_sample
 from qvl.text.markup import Box, Image, Quad, Ref, Text
+from qvl.text.tokenizer import Tokenizer
 
 GOOD = make_sample(1, "test", 0, "referring", "en")
 PREFIX, ANSWER = GOOD.turns
@@ -63,7 +64,13 @@ def test_broken_samples_are_named_by_what_is_wrong(name: str) -> None:
 def test_a_split_is_counted_by_kind(tmp_path: Path) -> None:
     write_shard([GOOD, replace(BROKEN["not a picture"][1], id="other"), GOOD], tmp_path / "0.parquet")
     (tmp_path / "1.parquet").write_bytes(b"PAR1 not really")
-    report = lint_split(tmp_path)
+    report = lint_split(tmp_path, Tokenizer.tiny(), 16, 2048)
     assert not report.ok
     assert (report.samples, report.faulty) == (3, 3)
     assert report.kinds == {"image": 1, "duplicate id": 1, "unreadable": 1}
+
+
+def test_a_sample_that_no_sequence_holds_is_a_problem(tmp_path: Path) -> None:
+    write_shard([GOOD], tmp_path / "0.parquet")
+    assert lint_split(tmp_path, Tokenizer.tiny(), 16, 2048).ok
+    assert lint_split(tmp_path, Tokenizer.tiny(), 16, 20).kinds == {"length": 1}

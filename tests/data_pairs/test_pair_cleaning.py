@@ -22,6 +22,7 @@ from qvl.data.pairs.run import clean_pairs
 from qvl.data.sample import Sample, read_split
 from qvl.errors import UsageError
 from qvl.text.markup import Text
+from qvl.text.tokenizer import Tokenizer
 
 IMAGE = jpeg()
 
@@ -64,7 +65,7 @@ def test_every_rule_drops_its_pair_under_its_name(tmp_path: Path, make_tar: Call
     assert all(r["image"] for r in rejected)
     [sample] = read_split(tmp_path / "out")
     assert caption(sample) == "A red kite & a dog"
-    assert lint_split(tmp_path / "out").ok
+    assert lint_split(tmp_path / "out", Tokenizer.tiny(), 16, 2048).ok
 
 
 def test_a_sample_says_where_it_comes_from(tmp_path: Path, make_tar: Callable[..., Path]) -> None:

@@ -18,6 +18,8 @@ from qvl import images
 from qvl.data.sample import LANGUAGES, ROLES, SCHEMA, TASKS, Sample, Turn, from_row, shard_paths
 from qvl.errors import DataError, ImageError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Text
+from qvl.text.render import render
+from qvl.text.tokenizer import Tokenizer
 
 PROVENANCE_KEYS = ("source", "row", "settings")
 ANSWER_HOLDS = {"referring": Box, "grounding": Box, "grounded_caption": Box, "ocr": Quad}
@@ -73,8 +75,11 @@ def lint(sample: Sample) -> list[str]:
     return problems
 
 
-def lint_split(directory: Path) -> LintReport:
-    """Every sample of a folder of shards. A shard or row that can't be read is a problem, not an end."""
+def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max_length: int) -> LintReport:
+    """Every sample of a folder of shards. A shard or row that can't be read is a problem, not an end.
+
+    A sample of which not even the first exchange fits max_length tokens would never be trained on: also a problem.
+    """
     report = LintReport()
     known: set[str] = set()
     for path in shard_paths(directory):
@@ -85,6 +90,9 @@ def lint_split(directory: Path) -> LintReport:
                 continue
             report.samples += 1
             problems = lint(item)
+            turns = [(turn.role, turn.content) for turn in item.turns]
+            if not problems and render(turns, item.task, tokenizer, num_image_tokens, max_length) is None:
+                problems.append(f"length: longer than a sequence of {max_length} tokens")
             if item.id in known:
                 problems.append(f"duplicate id: {item.id!r} occurs before")
             known.add(item.id)

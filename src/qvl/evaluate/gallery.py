@@ -89,11 +89,11 @@ def _picture(encoded: bytes, overlay: str) -> str:
 
 
 def _overlay(prediction: Content, reference: Content, asked: Content) -> str:
-    shapes = [*_polygons(asked, "asked"), *_polygons(reference, "truth"), *_polygons(prediction, "model")]
+    shapes = [*polygons(asked, "asked"), *polygons(reference, "truth"), *polygons(prediction, "model")]
     return f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none">{"".join(shapes)}</svg>' if shapes else ""
 
 
-def _polygons(content: Content, kind: str) -> Iterable[str]:
+def polygons(content: Content, kind: str) -> Iterable[str]:
     """Every box and quad in its kind's line, over a dark one so that it shows on any picture."""
     for segment in content:
         if isinstance(segment, Box):

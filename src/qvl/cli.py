@@ -77,6 +77,15 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", type=Path, required=True)
     convert.add_argument("--exchanges", type=int, default=8, help="questions about a picture that share a sample (8)")
     convert.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+    dialogues = _verb(tools, "dialogues", _data_dialogues, "captions and boxes -> dialogues, also by a language model")
+    dialogues.add_argument("splits", nargs="+", type=Path, help="folders of shards with captions and boxes")
+    dialogues.add_argument("--out", type=Path, required=True)
+    dialogues.add_argument("--server", help="address that speaks OpenAI's chat API, such as http://localhost:8000/v1")
+    dialogues.add_argument("--model", help="the model's name there")
+    dialogues.add_argument("--key-from", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    dialogues.add_argument("--seed", type=int, default=0)
+    dialogues.add_argument("--limit", type=int, help="pictures (all)")
+    dialogues.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     funnel = _verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
     funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
     funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
@@ -206,6 +215,20 @@ def _data_convert(args: argparse.Namespace) -> None:
         images_dir=args.images,
         exchanges=args.exchanges,
         overwrite=args.overwrite,
+    )
+    print(report.summary())
+
+
+def _data_dialogues(args: argparse.Namespace) -> None:
+    import os
+
+    from qvl.data.dialogues.build import Server, build_dialogues
+
+    if (args.server is None) != (args.model is None):
+        raise UsageError("--server and --model go together")
+    server = Server(args.server, args.model, os.environ.get(args.key_from) or "none") if args.server else None
+    report = build_dialogues(
+        args.splits, args.out, server=server, seed=args.seed, limit=args.limit, overwrite=args.overwrite
     )
     print(report.summary())
 

@@ -102,6 +102,18 @@ def build_parser() -> argparse.ArgumentParser:
     trace = _verb(tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each")
     trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
     trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
+    synth = _verb(tools, "synth", _data_synth, "text drawn on photographs and textures -> OCR samples with quads")
+    synth.add_argument("--out", type=Path, required=True)
+    synth.add_argument("--count", type=int, required=True, help="pictures")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--language", default="all", help="en, zh, mixed, or all in turn (all)")
+    synth.add_argument("--level", default="line", help="what has a quad: word, line or block (line)")
+    synth.add_argument("--fast", action="store_true", help="448 x 448 pixels instead of 720 to 1024 and more")
+    synth.add_argument("--text", action="append", default=[], help="a text to draw from (words of the vocabulary)")
+    synth.add_argument("--photos", action="append", default=[], help="a folder of photographs for backgrounds")
+    synth.add_argument("--fonts", action="append", default=[], help="a folder of fonts (the system's)")
+    synth.add_argument("--workers", type=int, help="processes (one per core)")
+    synth.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
     _sequence_flags(lint)
@@ -256,6 +268,23 @@ def _data_trace(args: argparse.Namespace) -> None:
 
     for sample in trace_step(args.stage, args.step):
         print(json.dumps({"id": sample.id, "task": sample.task, **sample.provenance}, ensure_ascii=False))
+
+
+def _data_synth(args: argparse.Namespace) -> None:
+    from qvl.data.synth.build import SynthConfig, synthesize
+    from qvl.data.synth.fonts import FOLDERS
+
+    config = SynthConfig(
+        args.count,
+        args.seed,
+        args.language,
+        args.level,
+        args.fast,
+        tuple(args.text),
+        tuple(args.photos),
+        tuple(args.fonts) or FOLDERS,
+    )
+    print(synthesize(config, args.out, workers=args.workers, overwrite=args.overwrite).summary())
 
 
 def _data_lint(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: system env
 	$(BIN)/qvl demo --recipes recipes/tiny --out runs/tiny
 
-# The same with more of everything: sized for about two hours.
+# The same with more of everything: about two hours.
 demo-long: system env
 	$(BIN)/qvl demo --recipes recipes/tiny-long --out runs/tiny-long
 

@@ -120,7 +120,9 @@ def write_split(samples: Iterable[Sample], folder: Path, prefix: str) -> int:
 @contextmanager
 def replacing_split(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write shards and reports to; its files take the place of output_dir's shards when the block ends
-    well. UsageError when output_dir holds shards and `overwrite` is not set."""
+    well, and output_dir is not made when it does not. UsageError when output_dir holds shards and `overwrite` is not
+    set."""
+    new = not output_dir.exists()
     old = list(output_dir.glob("*.parquet"))
     if old and not overwrite:
         raise UsageError(f"{output_dir}: already holds {len(old)} shards; choose another folder or overwrite them")
@@ -134,6 +136,8 @@ def replacing_split(output_dir: Path, overwrite: bool) -> Iterator[Path]:
             os.replace(path, output_dir / path.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if new and not any(output_dir.iterdir()):
+            output_dir.rmdir()
 
 
 def shard_paths(directory: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Cleaning image-text pairs: ours beside decoding alone, which is the floor; ten times the input; two processes.
 
-.venv/bin/python benchmarks/cleaning.py [--pairs 2000]
+.venv/bin/python benchmarks/cleaning.py > benchmarks/cleaning.txt
 
 Pairs are JPEGs of 640x480 to 1024x768 (about 110 kB) in img2dataset's tars. Each measurement runs in a process of
 its own with one thread per worker; memory is that process's peak.
@@ -120,7 +120,7 @@ def measure(job: str, folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
@@ -136,18 +136,22 @@ def main() -> None:
         make_tars(large, 10 * args.pairs)
         size = sum(p.stat().st_size for p in small.iterdir()) / args.pairs / 1000
         print(f"{platform.machine()}, Python {platform.python_version()}; pairs of {size:.0f} kB")
-        rates = {}
-        for job in ("decode", "probe", "clean", "clean2"):
-            seconds, peak = measure(job, small)
-            rates[job] = args.pairs / seconds
-            print(f"{job:7s} {args.pairs:6d} pairs {seconds:7.2f} s {rates[job]:7.0f} pairs/s {peak:6.0f} MB")
-        seconds, peak = measure("clean", large)
-        print(
-            f"{'clean':7s} {10 * args.pairs:6d} pairs {seconds:7.2f} s {10 * args.pairs / seconds:7.0f} pairs/s {peak:6.0f} MB"
+        plan = (
+            ("decode", small, 1),
+            ("probe", small, 1),
+            ("clean", small, 1),
+            ("clean", large, 10),
+            ("clean2", large, 10),
         )
-        print(f"cleaning / decoding whole pictures: {rates['clean'] / rates['decode']:.2f} times its rate")
-        print(f"ten times the input: {seconds * rates['clean'] / args.pairs:.2f} times the time")
-        print(f"two processes: {rates['clean2'] / rates['clean']:.2f} times the rate of one")
+        taken = {}
+        for job, folder, times in plan:
+            seconds, peak = measure(job, folder)
+            taken[job, times] = seconds / times / args.pairs
+            rate = 1 / taken[job, times]
+            print(f"{job:7s} {times * args.pairs:6d} pairs {seconds:7.2f} s {rate:7.0f} pairs/s {peak:6.0f} MB")
+        print(f"cleaning has {taken['decode', 1] / taken['clean', 10]:.2f} times the rate of decoding whole pictures")
+        print(f"ten times the input takes {10 * taken['clean', 10] / taken['clean', 1]:.2f} times the time")
+        print(f"two processes have {taken['clean', 10] / taken['clean2', 10]:.2f} times the rate of one")
 
 
 if __name__ == "__main__":

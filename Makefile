@@ -3,20 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 # Large tensors come and go at every step: keep their memory instead of asking the system anew (about a sixth
 # of the time on two cores).
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
-.PHONY: demo demo-long env system test lint types check clean
+.PHONY: demo demo-long env env-dev system test lint types check clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,report]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ocr,report]'
 	touch $(STAMP)
+
+# What tests and linters need besides: Ray, transformers, ...
+env-dev: $(DEV_STAMP)
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,report]'
+	touch $(DEV_STAMP)
 
 demo: system env
 	$(BIN)/qvl demo --recipes recipes/tiny --out runs/tiny
@@ -29,14 +37,14 @@ demo-long: system env
 system:
 	bash scripts/system_packages.sh
 
-test: env
+test: env-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: env
+lint: env-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: env
+types: env-dev
 	$(BIN)/mypy
 
 check: lint types test

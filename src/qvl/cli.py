@@ -50,6 +50,42 @@ def build_parser() -> argparse.ArgumentParser:
     world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
     world.add_argument("--workers", type=int, help="processes (one per core)")
 
+    _add_data_tools(verbs)
+
+    train = _verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
+    train.add_argument("recipe", type=Path)
+    train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--device", default="cpu")
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
+    evaluate.add_argument("model", type=Path, help="checkpoint folder")
+    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
+    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
+    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
+    evaluate.add_argument("--device", default="cpu")
+
+    report = _verb(verbs, "report", _report, "one self-contained HTML page about a run")
+    report.add_argument("run_dir", type=Path)
+    report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
+
+    chat = _verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
+    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
+    chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
+    chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
+    chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
+    chat.add_argument("--temperature", type=float, default=0.0)
+    chat.add_argument("--system", help="the system text")
+    chat.add_argument("--device", default="cpu")
+
+    weights = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
+    weights.add_argument("model", type=Path)
+    weights.add_argument("out", type=Path)
+    return parser
+
+
+def _add_data_tools(verbs: Any) -> None:
+    """`qvl data TOOL`."""
     data = verbs.add_parser("data", help="make and check training data")
     tools = data.add_subparsers(title="tools", required=True, metavar="TOOL")
     ocr = _verb(tools, "ocr", _data_ocr, "PDF files and web pages -> OCR samples with quads")
@@ -123,37 +159,6 @@ def build_parser() -> argparse.ArgumentParser:
     view.add_argument("--limit", type=int, default=24, help="samples (24)")
     view.add_argument("--task", help="of this task alone")
     _sequence_flags(view)
-
-    train = _verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
-    train.add_argument("recipe", type=Path)
-    train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
-    train.add_argument("--device", default="cpu")
-
-    evaluate = _verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
-    evaluate.add_argument("model", type=Path, help="checkpoint folder")
-    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
-    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
-    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
-    evaluate.add_argument("--device", default="cpu")
-
-    report = _verb(verbs, "report", _report, "one self-contained HTML page about a run")
-    report.add_argument("run_dir", type=Path)
-    report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
-
-    chat = _verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
-    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
-    chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
-    chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
-    chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
-    chat.add_argument("--temperature", type=float, default=0.0)
-    chat.add_argument("--system", help="the system text")
-    chat.add_argument("--device", default="cpu")
-
-    weights = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
-    weights.add_argument("model", type=Path)
-    weights.add_argument("out", type=Path)
-    return parser
 
 
 def _sequence_flags(parser: argparse.ArgumentParser) -> None:

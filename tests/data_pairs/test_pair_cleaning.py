@@ -237,6 +237,8 @@ def test_a_missing_clip_score_is_an_error_that_says_what_to_do(tmp_path: Path, m
     with pytest.raises(UsageError, match=r"a\.tar: 1 pairs have no clip_score; name its column"):
         clean([path], tmp_path / "out", "laion_en")
     assert not list((tmp_path / "out").glob("*.parquet"))
+    (tmp_path / "scored.toml").write_text(SCORED)  # the user takes the rule out: nothing stands in the way
+    assert clean([path], tmp_path / "out", tmp_path / "scored.toml").kept == 2
 
 
 def test_the_page_shows_counts_and_examples_beside_the_paper(tmp_path: Path, make_tar: Callable[..., Path]) -> None:

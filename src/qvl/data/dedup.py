@@ -161,10 +161,14 @@ def _gone(rows: list[Row], evaluation: HashIndex, seen: HashIndex) -> Iterator[t
 
 
 def _hash_shard(path: Path) -> list[Row]:
-    return [
-        (s.id, str(s.provenance.get("row", "")), s.task, tuple(picture_hash(images.load(i)) for i in s.images))
-        for s in read_shard(path)
-    ]
+    return [(s.id, str(s.provenance.get("row", "")), s.task, _hashes(s, path)) for s in read_shard(path)]
+
+
+def _hashes(sample: Sample, path: Path) -> tuple[int | None, ...]:
+    try:
+        return tuple(picture_hash(images.load(picture)) for picture in sample.images)
+    except ImageError as error:
+        raise ImageError(f"{path} sample {sample.id}: {error}; see `qvl data lint`", error.kind) from error
 
 
 def _copy_without(job: tuple[Path, Path, frozenset[int]]) -> int:

@@ -11,6 +11,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -36,6 +37,7 @@ from qvl.text.prompts import caption_prefix
 BATCH = 256  # pairs that the rules see at once
 EXAMPLES = 2  # of each rule and unit, for the page
 THUMBNAIL = 112  # pixels
+COUNTS = "counts"  # the folder whose files say which units are done
 REJECTED_SCHEMA = pa.schema(
     [
         ("row", pa.string()),
@@ -70,7 +72,7 @@ class UnitJob:
 
     @property
     def counts_path(self) -> Path:
-        return self.out_dir / "counts" / f"{self.stem}.json"
+        return self.out_dir / COUNTS / f"{self.stem}.json"
 
     @property
     def rejected_path(self) -> Path:
@@ -110,22 +112,30 @@ class UnitCounts:
 
 def clean_unit(job: UnitJob) -> int:
     """Do the job; its index. Writes the shard, what was rejected and quarantined, and at last the counts."""
-    worker = _UnitCleaner(job)
-    samples = worker.samples()
-    if (first := next(samples, None)) is not None:
-        write_shard(chain([first], samples), job.shard_path)
-    worker.write_rest()
+    with ExitStack() as stack:
+        rejected = stack.enter_context(_rejected_writer(job.rejected_path)) if job.keep_rejected else None
+        worker = _UnitCleaner(job, rejected)
+        samples = worker.samples()
+        if (first := next(samples, None)) is not None:
+            write_shard(chain([first], samples), job.shard_path)
+    worker.write_account()
     return job.index
+
+
+@contextmanager
+def _rejected_writer(path: Path) -> Iterator[pq.ParquetWriter]:
+    """Rows go to the disk as they come: their pictures are most of a unit."""
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, REJECTED_SCHEMA) as writer:
+        yield writer
 
 
 class _UnitCleaner:
     """The state of one unit's cleaning."""
 
-    def __init__(self, job: UnitJob) -> None:
-        self.job = job
+    def __init__(self, job: UnitJob, rejected: pq.ParquetWriter | None) -> None:
+        self.job, self.rejected = job, rejected
         self.counts = UnitCounts(job.unit.label, rules={rule.name: RuleCounts() for rule in job.settings.rules})
         self.damages: list[Damage] = []
-        self.rejected: list[dict[str, Any]] = []
         self.keys: set[str] = set()
 
     def samples(self) -> Iterator[Sample]:
@@ -219,34 +229,32 @@ class _UnitCleaner:
         )
 
     def _reject(self, name: str, counts: RuleCounts, dropped: pa.Table, values: list[float]) -> None:
-        wanted = dropped.num_rows if self.job.keep_rejected else EXAMPLES - len(counts.examples)
-        for row, value in zip(dropped.slice(0, max(wanted, 0)).to_pylist(), values, strict=False):
-            where = f"{self.job.unit.name}#{row['key']}"
-            if self.job.keep_rejected:
-                self.rejected.append(
-                    {"row": where, "rule": name, "measure": value, **{k: row[k] for k in ("text", "image")}}
-                )
-            if len(counts.examples) < EXAMPLES:
-                example = {
-                    "row": where,
-                    "text": row["text"],
-                    "measure": round(value, 4),
-                    "picture": _thumbnail(row["image"]),
-                }
-                counts.examples.append(example)
+        if self.rejected is not None and dropped.num_rows:
+            rows = [
+                {"row": self._where(row), "rule": name, "measure": value, "text": row["text"], "image": row["image"]}
+                for row, value in zip(dropped.to_pylist(), values, strict=True)
+            ]
+            self.rejected.write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
+        missing = EXAMPLES - len(counts.examples)
+        for row, value in zip(dropped.slice(0, missing).to_pylist(), values, strict=False):
+            picture = _thumbnail(row["image"])
+            example = {"row": self._where(row), "text": row["text"], "measure": round(value, 4), "picture": picture}
+            counts.examples.append(example)
 
     def _keep_changed(self, counts: RuleCounts, batch: pa.Table, cleaned: pa.ChunkedArray, changed: list[bool]) -> None:
         for i in (i for i, different in enumerate(changed) if different):
             if len(counts.examples) >= EXAMPLES:
                 return
             row = batch.slice(i, 1).to_pylist()[0]
-            counts.examples.append(
-                {"row": f"{self.job.unit.name}#{row['key']}", "text": row["text"], "after": cleaned[i].as_py()}
-            )
+            counts.examples.append({"row": self._where(row), "text": row["text"], "after": cleaned[i].as_py()})
+
+    def _where(self, row: dict[str, Any]) -> str:
+        """The pair's file and key, as provenance has it."""
+        return f"{self.job.unit.name}#{row['key']}"
 
     def _sample(self, row: dict[str, Any], scores: dict[str, float], found_text: str) -> Sample:
         settings = self.job.settings
-        where = f"{self.job.unit.name}#{row['key']}"
+        where = self._where(row)
         language = language_of(row["text"]) if settings.language == "auto" else settings.language
         provenance = {
             "source": settings.name,
@@ -263,11 +271,9 @@ class _UnitCleaner:
         identity = hashlib.sha256(where.encode()).hexdigest()[:20]
         return Sample(f"{settings.name}/{identity}", "caption", language, (row["image"],), turns, provenance)
 
-    def write_rest(self) -> None:
+    def write_account(self) -> None:
+        """What was quarantined, and the counts, which say that the unit is done."""
         job = self.job
-        if self.rejected:
-            with replacing(job.rejected_path) as temporary:
-                pq.write_table(pa.Table.from_pylist(self.rejected, schema=REJECTED_SCHEMA), temporary)
         if self.damages:
             lines = [
                 json.dumps({"file": job.unit.name, **asdict(damage)}, ensure_ascii=False) for damage in self.damages

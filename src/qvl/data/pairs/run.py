@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from qvl.data.engine import run_jobs
-from qvl.data.pairs.clean import UnitJob, clean_unit
+from qvl.data.pairs.clean import COUNTS, UnitJob, clean_unit
 from qvl.data.pairs.funnel import PAGE_NAME, Funnel, funnel_page, read_funnel, write_funnel
 from qvl.data.pairs.readers import find_units
 from qvl.data.pairs.sources import load_source
@@ -42,6 +42,7 @@ def clean_pairs(
         "settings": settings.version,
         "keep_rejected": keep_rejected,
         "clip_model": clip_model,
+        "images": str(image_root) if image_root else None,
         "units": [[unit.label, unit.path.stat().st_size] for unit in units],
     }
     _begin(out_dir, json.dumps(plan, ensure_ascii=False, indent=1) + "\n", overwrite)
@@ -65,7 +66,7 @@ def _begin(out_dir: Path, plan: str, overwrite: bool) -> None:
     if out_dir.exists() and any(out_dir.iterdir()):
         if not path.exists():
             raise UsageError(f"{out_dir}: not empty, and not made by this tool; choose another folder")
-        if not overwrite:
+        if not overwrite and (out_dir / COUNTS).exists():  # else no unit was finished: nothing is lost
             raise UsageError(
                 f"{out_dir}: holds the work of other inputs, settings or another version of qvl; choose another "
                 "folder, or replace it with --overwrite"

@@ -26,7 +26,6 @@ class Face:
     path: str
     index: int
     family: str
-    style: str
 
     def load(self, size: int) -> ImageFont.FreeTypeFont:
         """The face at a size in pixels."""
@@ -40,7 +39,7 @@ class Face:
 
 @dataclass(frozen=True)
 class FontSet:
-    """Faces by family, for English and for Chinese. A Chinese family is used for both, as it has Latin glyphs."""
+    """Faces by family: for English, and for Chinese and mixed text, as a Chinese family has Latin glyphs too."""
 
     latin: dict[str, tuple[Face, ...]]
     chinese: dict[str, tuple[Face, ...]]
@@ -95,7 +94,7 @@ def has_all(face: Face, text: Iterable[str]) -> bool:
 
 
 def _faces(path: Path) -> Sequence[Face]:
-    """Faces of a file whose style is upright or slanted text; empty for a file that is no font."""
+    """Faces of a file; empty for one that is no font."""
     try:
         if path.suffix.lower() in (".ttc", ".otc"):
             with TTCollection(path, lazy=True) as collection:
@@ -109,8 +108,7 @@ def _faces(path: Path) -> Sequence[Face]:
 def _face(path: Path, index: int, font: TTFont) -> Face:
     names = font["name"]
     family = names.getName(16, 3, 1, LATIN_NAME) or names.getName(1, 3, 1, LATIN_NAME) or names.getDebugName(1)
-    style = names.getName(17, 3, 1, LATIN_NAME) or names.getName(2, 3, 1, LATIN_NAME) or names.getDebugName(2)
-    return Face(str(path), index, str(family), str(style))
+    return Face(str(path), index, str(family))
 
 
 @lru_cache(maxsize=512)

@@ -14,9 +14,9 @@ from qvl.data.synth.corpus import Corpus
 from qvl.data.synth.fonts import FontSet, has_all
 from qvl.data.synth.layout import Block, Rect, Word, set_block, union
 from qvl.data.synth.warp import Bend, Homography, Points, corners_of, jittered, rect_to_quad
-from qvl.errors import ImageError
 
 LEVELS = ("word", "line", "block")
+MAX_COLUMNS = 3
 Label = tuple[str, Points]  # text, its quad in pixels
 
 
@@ -26,11 +26,9 @@ class PageSettings:
 
     short_side: tuple[int, int] = (720, 1024)
     aspect: tuple[float, float] = (1.0, 2.0)
-    max_columns: int = 3
     text_size: tuple[float, float] = (0.028, 0.075)  # of the short side
     level: str = "line"
     language: str = "en"  # en, zh, mixed
-    effects: bool = True  # light, noise, blur
 
 
 def fast(settings: PageSettings) -> PageSettings:
@@ -57,7 +55,7 @@ def make_page(
     ground = _ground(rng, noise, width, height, photos)
     labels: list[Label] = []
     families: list[str] = []
-    for cell in _cells(rng, width, height, settings.max_columns):
+    for cell in _cells(rng, width, height):
         made = _block(rng, settings, corpus, fonts, cell, min(width, height))
         if made is None:
             continue
@@ -65,10 +63,8 @@ def make_page(
         families.append(family)
         ground, placed = _place(rng, ground, block, cell, settings.level)
         labels += placed
-    if settings.effects:
-        ground = _effects(rng, noise, ground)
     buffer = io.BytesIO()
-    ground.save(buffer, "JPEG", quality=rng.randint(50, 95) if settings.effects else 95)
+    _effects(rng, noise, ground).save(buffer, "JPEG", quality=rng.randint(50, 95))
     return SynthPage(buffer.getvalue(), (width, height), tuple(labels), tuple(families))
 
 
@@ -83,12 +79,7 @@ def _ground(
 ) -> Image.Image:
     """A crop of a photograph, or a texture: a gradient with grain at some scale."""
     if photos and rng.random() < 0.6:
-        try:
-            picture = images.load(rng.choice(photos))
-        except ImageError:
-            picture = None
-        if picture is not None:
-            return _crop(rng, picture, width, height)
+        return _crop(rng, images.load(rng.choice(photos)), width, height)
     ends = [np.array([rng.randint(40, 255) for _ in range(3)], dtype=np.float32) for _ in range(2)]
     along = np.linspace(0, 1, width, dtype=np.float32)[None, :, None]
     base = ends[0] * (1 - along) + ends[1] * along
@@ -105,9 +96,9 @@ def _crop(rng: random.Random, picture: Image.Image, width: int, height: int) -> 
     return picture.resize((width, height), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
 
 
-def _cells(rng: random.Random, width: int, height: int, max_columns: int) -> list[Rect]:
+def _cells(rng: random.Random, width: int, height: int) -> list[Rect]:
     """Rectangles for blocks in reading order: columns, each cut into one to three parts, with gaps between."""
-    columns = rng.randint(1, max_columns if width >= height else max(1, max_columns - 1))
+    columns = rng.randint(1, MAX_COLUMNS if width >= height else MAX_COLUMNS - 1)
     cells: list[Rect] = []
     for column in range(columns):
         parts = rng.randint(1, 3)
@@ -162,7 +153,7 @@ def _place(
         offset = round(line_height * 0.06) + 1
         ground.paste(_opposite(colour), (offset, offset), shade)
     ground.paste(colour, (0, 0), warped)
-    labels = [(text, rect_to_quad(rect, bend, homography, block.vertical)) for text, rect in _units(block, level)]
+    labels = [(text, rect_to_quad(rect, bend, homography)) for text, rect in _units(block, level)]
     inside = [(text, quad) for text, quad in labels if _inside(quad, ground.size)]
     return ground, inside
 

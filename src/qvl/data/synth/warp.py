@@ -81,7 +81,7 @@ def jittered(points: Points, amount: float, rng: random.Random) -> Points:
     return points + np.array([[rng.uniform(-amount, amount) for _ in range(2)] for _ in points])
 
 
-def rect_to_quad(rect: Rect, bend: Bend | None, homography: Homography, vertical: bool = False) -> Points:
+def rect_to_quad(rect: Rect, bend: Bend | None, homography: Homography) -> Points:
     """A flat rectangle's quad after both maps, clockwise from its top left, around all of the warped rectangle.
 
     Without a bend the corners map exactly. With one, the chord between the ends of the upper and of the lower side is

@@ -25,6 +25,7 @@ from qvl.text.markup import Text
 from qvl.text.tokenizer import Tokenizer
 
 IMAGE = jpeg()
+GOOD = 1600
 
 
 def clean(inputs: list[Path], out: Path, source: str | Path = "in_house", **options: Any) -> Funnel:
@@ -68,6 +69,12 @@ def test_every_rule_drops_its_pair_under_its_name(tmp_path: Path, make_tar: Call
     assert lint_split(tmp_path / "out", Tokenizer.tiny(), 16, 2048).ok
 
 
+def test_a_rule_may_drop_everything(tmp_path: Path, make_tar: Callable[..., Path]) -> None:
+    funnel = clean([make_tar("a", pair("1", "x"), pair("2", "y"))], tmp_path / "out")
+    assert (funnel.seen, funnel.kept, funnel.rules["text_length"].dropped) == (2, 0, 2)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
 def test_a_sample_says_where_it_comes_from(tmp_path: Path, make_tar: Callable[..., Path]) -> None:
     path = make_tar("00007", pair("k1", "中文 标题!!", image=IMAGE))
     clean([path.parent], tmp_path / "out")
@@ -106,11 +113,11 @@ def test_the_longest_of_several_captions_is_kept(tmp_path: Path) -> None:
 
 
 def damaged_inputs(folder: Path) -> dict[str, int]:
-    """Two tars of pairs and a table, damaged in every way we know; the counts by kind."""
+    """1,600 good pairs and, beside them, a hundredth as much damage of every kind we know; the counts by kind."""
     bomb = bytearray(jpeg())
     at = bomb.index(b"\xff\xc0")
     bomb[at + 5 : at + 9] = (60000).to_bytes(2, "big") * 2
-    good = {name: data for i in range(20) for name, data in pair(f"good{i:03d}").items()}
+    good = {name: data for i in range(GOOD) for name, data in pair(f"good{i:04d}", image=IMAGE).items()}
     members = {
         **good,
         **pair("cut", image=IMAGE[: len(IMAGE) // 2]),
@@ -170,7 +177,8 @@ def test_damage_is_counted_by_kind_and_named(tmp_path: Path) -> None:
     assert dict(funnel.damages) == expected
     files = sum(expected[kind] for kind in ("archive cut short", "empty file", "file can't be read"))
     assert funnel.damaged_pairs == sum(expected.values()) - files
-    assert funnel.kept == 21
+    assert funnel.kept == GOOD + 1  # and "one", before the cut
+    assert sum(expected.values()) == GOOD // 100
     assert funnel.seen == funnel.kept + funnel.damaged_pairs
     lines = [json.loads(x) for p in (tmp_path / "out" / "quarantine").iterdir() for x in p.read_text().splitlines()]
     assert len(lines) == sum(expected.values())

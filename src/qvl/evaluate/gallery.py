@@ -1,10 +1,8 @@
 """Held-out pictures as HTML: what the model said beside what is true, boxes drawn over the picture."""
 
-import base64
 import html
-import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from qvl import images
@@ -13,19 +11,15 @@ from qvl.evaluate.metrics.grounding import iou
 from qvl.evaluate.runner import asked_content
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS, first_box, score
 from qvl.generate.chat import picture_meant
-from qvl.text.markup import GRID, Box, Content, Quad, Ref, Text
+from qvl.pages import picture_html, polygons
+from qvl.text.markup import Content, Ref, Text
 
 PER_LANGUAGE = 4  # pictures of each task
 PICTURE_SIDE = 224
 STYLE = """
-.gallery { display: flex; flex-wrap: wrap; gap: 1.2rem 1rem } figure { margin: 0; width: 224px; font-size: 13px }
-.picture { position: relative; line-height: 0; margin-bottom: .3rem }
-.picture img, .picture svg { width: 224px; height: 224px; border-radius: 4px }
-.picture svg { position: absolute; left: 0; top: 0 }
-polygon { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2 }
-.model { stroke: #ff2d95 } .truth { stroke: #fff; stroke-dasharray: 5 4 } .asked { stroke: #ffd60a; stroke-width: 3 }
-.under { stroke: #000; stroke-width: 3.5; opacity: .55 }
-figcaption { overflow-wrap: anywhere } .said { display: block } .right { color: #1b7f3b; font-weight: 600 }
+.gallery { display: flex; flex-wrap: wrap; gap: 1.2rem 1rem } figure { width: 224px }
+.picture { margin-bottom: .3rem } .picture img, .picture svg { border-radius: 4px }
+.said { display: block } .right { color: #1b7f3b; font-weight: 600 }
 .true, .stage { color: #5b6675 } .swatch { padding: 0 .5em; border-radius: 3px; background: #3c4654 }
 """
 LEGEND = (
@@ -65,9 +59,13 @@ def figure_html(sample: Sample, by_stage: dict[str, Predictions]) -> str:
     """One sample: its pictures (boxes on the one asked about), the question, what each stage said, the truth."""
     reference = sample.turns[-1].content
     last = list(by_stage)[-1]
-    overlay = _overlay(by_stage[last][sample.id], reference, asked_content(sample))
-    meant = picture_meant(asked_content(sample), len(sample.images))
-    pictures = [_picture(data, overlay if i == meant else "") for i, data in enumerate(sample.images)]
+    asked = asked_content(sample)
+    shapes = [*polygons(asked, "asked"), *polygons(reference, "truth"), *polygons(by_stage[last][sample.id], "model")]
+    meant = picture_meant(asked, len(sample.images))
+    pictures = [
+        picture_html(images.load(data).resize((PICTURE_SIDE, PICTURE_SIDE)), shapes if i == meant else ())
+        for i, data in enumerate(sample.images)
+    ]
     said = "".join(
         f'<span class="said {_verdict(sample.task, told, reference)}"><span class="stage">{html.escape(stage)}:</span> '
         f"{_said(told, reference)}</span>"
@@ -75,36 +73,9 @@ def figure_html(sample: Sample, by_stage: dict[str, Predictions]) -> str:
         if (told := predictions.get(sample.id)) is not None
     )
     return (
-        f"<figure>{''.join(pictures)}<figcaption>{_words(asked_content(sample))}{said}"
+        f"<figure>{''.join(pictures)}<figcaption>{_words(asked)}{said}"
         f'<span class="said true">true: {_words(reference) or "the dashed box"}</span></figcaption></figure>'
     )
-
-
-def _picture(encoded: bytes, overlay: str) -> str:
-    picture = images.load(encoded).resize((PICTURE_SIDE, PICTURE_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<div class="picture"><img alt="" src="data:image/jpeg;base64,{data}">{overlay}</div>'
-
-
-def _overlay(prediction: Content, reference: Content, asked: Content) -> str:
-    shapes = [*polygons(asked, "asked"), *polygons(reference, "truth"), *polygons(prediction, "model")]
-    return f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none">{"".join(shapes)}</svg>' if shapes else ""
-
-
-def polygons(content: Content, kind: str) -> Iterable[str]:
-    """Every box and quad in its kind's line, over a dark one so that it shows on any picture."""
-    for segment in content:
-        if isinstance(segment, Box):
-            x1, y1, x2, y2 = segment.as_tuple
-            corners: tuple[int, ...] = (x1, y1, x2, y1, x2, y2, x1, y2)
-        elif isinstance(segment, Quad):
-            corners = segment.as_tuple
-        else:
-            continue
-        points = " ".join(map(str, corners))
-        yield f'<polygon class="under" points="{points}"/><polygon class="{kind}" points="{points}"/>'
 
 
 def _said(prediction: Content, reference: Content) -> str:

@@ -13,15 +13,11 @@ from qvl.evaluate import gallery
 from qvl.evaluate.curves import curve_svg
 from qvl.evaluate.runner import PREDICTIONS_NAME, SCORES_NAME, read_predictions
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS
+from qvl.files import write_text
+from qvl.pages import page
 
 STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "WenQuanYi Zen Hei", sans-serif; margin: 2rem auto;
-  max-width: 1080px; padding: 0 1rem; color: #1c2430; background: #fff }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d8dee8; padding-bottom: .3rem }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e8ef }
-th { text-align: left; font-weight: 600 } th.number, td.number { text-align: right; white-space: nowrap }
-td.number { font-variant-numeric: tabular-nums } td.guess { color: #7a8596 }
-tr.main td { font-weight: 600 } .curves { display: flex; flex-wrap: wrap; gap: 1rem } .note { color: #5b6675 }
+td.guess { color: #7a8596 } tr.main td { font-weight: 600 } .curves { display: flex; flex-wrap: wrap; gap: 1rem }
 """
 
 
@@ -44,12 +40,8 @@ def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = N
         parts.append(_scores(evaluated))
         answered = {stage.name: _predictions(run_dir, stage) for stage in evaluated}
         parts.append(gallery.gallery_html(split_dirs, answered))
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>qvl: a run</title>'
-        f"<style>{STYLE}{gallery.STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
     out = out or run_dir / "report.html"
-    out.write_text(page, encoding="utf-8")
+    write_text(out, page("qvl: a run", "".join(parts), STYLE + gallery.STYLE))
     return out
 
 

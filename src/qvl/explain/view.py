@@ -1,9 +1,7 @@
 """Samples as a trainer sees them: the picture with its boxes, and every token with whether it carries loss."""
 
-import base64
 import html
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -11,24 +9,19 @@ from qvl import images
 from qvl.data.lint import lint
 from qvl.data.sample import Sample, read_split
 from qvl.errors import ImageError, UsageError
-from qvl.evaluate.gallery import polygons
 from qvl.files import write_text
-from qvl.text.markup import GRID, Box, Quad
+from qvl.pages import page, picture_html, polygons
 from qvl.text.render import Rendered, render
 from qvl.text.special_tokens import IGNORE_INDEX
 from qvl.text.tokenizer import Tokenizer
 
 PICTURE_SIDE = 560  # pixels of the longer side on the page
 STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "WenQuanYi Zen Hei", sans-serif; margin: 2rem auto;
-  max-width: 1180px; padding: 0 1rem; color: #1c2430; background: #fff }
+body { max-width: 1180px }
 article { border-top: 1px solid #d8dee8; padding: 1.2rem 0; display: grid;
   grid-template-columns: 570px 1fr; gap: 1.2rem }
-h2 { font-size: 1rem; margin: 0 0 .4rem; overflow-wrap: anywhere } .note { color: #5b6675; font-size: 13px }
-.picture { position: relative; display: inline-block; line-height: 0; margin: 0 .5rem .5rem 0 }
-.picture img { max-width: 100% } .picture svg { position: absolute; left: 0; top: 0; width: 100%; height: 100% }
-polygon { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2 }
-.asked { stroke: #ffd60a } .model { stroke: #ff2d95 } .under { stroke: #000; stroke-width: 3.5; opacity: .55 }
+h2 { font-size: 1rem; margin: 0 0 .4rem; border: 0; padding: 0; overflow-wrap: anywhere } .note { font-size: 13px }
+.picture { margin: 0 .5rem .5rem 0 }
 .tokens { font-family: ui-monospace, "Noto Sans Mono CJK SC", monospace; font-size: 13px; line-height: 1.9;
   overflow-wrap: anywhere; white-space: pre-wrap }
 .tokens span { border-radius: 3px; padding: .1rem 0; margin-right: 1px; background: #eef1f5 }
@@ -59,12 +52,7 @@ def write_view(
         '<span class="special">special</span></span>; the place of each is in its tooltip. '
         f"An image takes {num_image_tokens} places. Boxes: answers pink, questions yellow.</p>"
     )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>qvl: samples</title>'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(str(split_dir))}</h1>{legend}{''.join(articles)}"
-        "</body></html>\n"
-    )
-    write_text(out, page)
+    write_text(out, page("qvl: samples", f"<h1>{html.escape(str(split_dir))}</h1>{legend}{''.join(articles)}", STYLE))
     return len(articles)
 
 
@@ -120,15 +108,9 @@ def _picture(sample: Sample, index: int) -> str:
     except ImageError as error:
         return f'<p class="problem">image {index}: {html.escape(str(error))}</p>'
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    shapes = "".join(_shapes(sample)) if len(sample.images) == 1 else ""  # of several nobody says whose a box is
-    overlay = f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none">{shapes}</svg>' if shapes else ""
-    return f'<div class="picture"><img alt="" src="data:image/jpeg;base64,{data}">{overlay}</div>'
+    return picture_html(picture, _shapes(sample) if len(sample.images) == 1 else ())  # else nobody says whose a box is
 
 
-def _shapes(sample: Sample) -> Iterable[str]:
+def _shapes(sample: Sample) -> Iterator[str]:
     for turn in sample.turns:
-        boxes = tuple(segment for segment in turn.content if isinstance(segment, Box | Quad))
-        yield from polygons(boxes, "model" if turn.role == "assistant" else "asked")
+        yield from polygons(turn.content, "model" if turn.role == "assistant" else "asked")

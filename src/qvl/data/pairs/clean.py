@@ -4,16 +4,14 @@ A unit's outputs depend on the unit and the settings alone, and its counts are w
 workers gives the same files, and a run that was killed goes on with the units that have no counts yet.
 """
 
-import base64
 import hashlib
-import io
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from qvl.data.pairs.sources import SourceSettings
 from qvl.data.sample import Sample, Turn, write_shard
 from qvl.errors import ImageError, UsageError
 from qvl.files import replacing, write_text
+from qvl.pages import jpeg_base64
 from qvl.text.markup import Text
 from qvl.text.prompts import caption_prefix
 
@@ -114,7 +113,7 @@ def clean_unit(job: UnitJob) -> int:
     """Do the job; its index. Writes the shard, what was rejected and quarantined, and at last the counts."""
     with ExitStack() as stack:
         rejected = stack.enter_context(_rejected_writer(job.rejected_path)) if job.keep_rejected else None
-        worker = _UnitCleaner(job, rejected)
+        worker = UnitCleaner(job, rejected)
         samples = worker.samples()
         if (first := next(samples, None)) is not None:
             write_shard(chain([first], samples), job.shard_path)
@@ -129,7 +128,7 @@ def _rejected_writer(path: Path) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
-class _UnitCleaner:
+class UnitCleaner:
     """The state of one unit's cleaning."""
 
     def __init__(self, job: UnitJob, rejected: pq.ParquetWriter | None) -> None:
@@ -142,16 +141,15 @@ class _UnitCleaner:
         """What passes every rule, batch by batch."""
         pairs = self._sound_pairs()
         while rows := list(islice(pairs, BATCH)):
-            batch, scores = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), [dict[str, float]() for _ in rows]
-            texts = batch["text"].to_pylist()
+            batch = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
             for rule in self.job.settings.rules:
-                batch, scores, texts = self._apply(rule, batch, scores, texts)
-            for row, score, text in zip(batch.to_pylist(), scores, texts, strict=True):
+                batch, rows = self._apply(rule, batch, rows)
+            for row, text in zip(rows, batch["text"].to_pylist(), strict=True):
                 self.counts.kept += 1
-                yield self._sample(row, score, text)
+                yield self._sample(row, text)
 
     def _sound_pairs(self) -> Iterator[dict[str, Any]]:
-        """Rows of PAIR_SCHEMA; what is damaged is counted on the way."""
+        """Pairs with what rules and samples need of them; what is damaged is counted on the way."""
         for item in read_unit(self.job.unit, self.job.image_root):
             row = item if isinstance(item, Damage) else self._row(item)
             if isinstance(row, Damage):
@@ -191,83 +189,95 @@ class _UnitCleaner:
             "height": height,
             "clip_score": score,
             "url": url if isinstance(url, str) else None,
+            "scores": {},  # by rule
         }
 
-    def _apply(
-        self, rule: Rule, batch: pa.Table, scores: list[dict[str, float]], texts: list[str]
-    ) -> tuple[pa.Table, list[dict[str, float]], list[str]]:
-        """The batch after one rule, with the scores of its pairs and their texts as they were found."""
+    def _apply(self, rule: Rule, batch: pa.Table, rows: list[dict[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
+        """The batch after one rule, and its pairs as they were found."""
         counts = self.counts.rules[rule.name]
-        counts.seen += batch.num_rows
-        if not batch.num_rows:
-            return batch, scores, texts
+        counts.seen += len(rows)
+        if not rows:
+            return batch, rows
         if not isinstance(rule, DropRule):
             cleaned = rule.clean(batch["text"])
             changed = pc.fill_null(pc.not_equal(cleaned, batch["text"]), False)
             counts.changed += pc.sum(changed).as_py()
-            self._keep_changed(counts, batch, cleaned, changed.to_pylist())
-            return batch.set_column(batch.schema.get_field_index("text"), "text", cleaned), scores, texts
+            self._keep_changed(counts, rows, batch["text"], cleaned, changed)
+            return batch.set_column(batch.schema.get_field_index("text"), "text", cleaned), rows
         if isinstance(rule, ClipScore) and self.job.clip_model:
-            batch = _with_scores(batch, self.job.clip_model)
+            batch = _with_scores(batch, rows, self.job.clip_model)
         measured = rule.measure(batch)
         if measured.null_count:
             raise UsageError(
                 f"{self.job.unit.label}: {measured.null_count} pairs have no {rule.name}; name its column in the "
                 f"source's settings, give --clip-model, or take the rule [rules.{rule.name}] out"
             )
-        values, drops = measured.to_pylist(), rule.drops(measured)
-        for score, value in zip(scores, values, strict=True):
-            score[rule.name] = round(value, 4)
+        drops = rule.drops(measured)
+        for row, value in zip(rows, measured.to_pylist(), strict=True):
+            row["scores"][rule.name] = round(value, 4)
         dropped = drops.to_pylist()
         counts.dropped += sum(dropped)
-        self._reject(rule.name, counts, batch.filter(drops), [v for v, d in zip(values, dropped, strict=True) if d])
-        kept = [i for i, d in enumerate(dropped) if not d]
-        return (
-            batch.take(kept) if len(kept) < len(dropped) else batch,
-            [scores[i] for i in kept],
-            [texts[i] for i in kept],
+        self._reject(
+            rule.name, counts, list(compress(rows, dropped)), batch["text"].filter(drops), measured.filter(drops)
         )
+        return batch.filter(pc.invert(drops)), [row for row, drop in zip(rows, dropped, strict=True) if not drop]
 
-    def _reject(self, name: str, counts: RuleCounts, dropped: pa.Table, values: list[float]) -> None:
-        if self.rejected is not None and dropped.num_rows:
-            rows = [
-                {"row": self._where(row), "rule": name, "measure": value, "text": row["text"], "image": row["image"]}
-                for row, value in zip(dropped.to_pylist(), values, strict=True)
-            ]
-            self.rejected.write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
-        missing = EXAMPLES - len(counts.examples)
-        for row, value in zip(dropped.slice(0, missing).to_pylist(), values, strict=False):
-            picture = _thumbnail(row["image"])
-            example = {"row": self._where(row), "text": row["text"], "measure": round(value, 4), "picture": picture}
+    def _reject(
+        self,
+        name: str,
+        counts: RuleCounts,
+        rows: list[dict[str, Any]],
+        texts: pa.ChunkedArray,
+        measured: pa.ChunkedArray,
+    ) -> None:
+        rejected = [
+            {"row": self._where(row), "rule": name, "measure": value, "text": text, "image": row["image"]}
+            for row, value, text in zip(rows, measured.to_pylist(), texts.to_pylist(), strict=True)
+        ]
+        if self.rejected is not None and rejected:
+            self.rejected.write_table(pa.Table.from_pylist(rejected, schema=REJECTED_SCHEMA))
+        for pair in rejected[: EXAMPLES - len(counts.examples)]:
+            picture = _thumbnail(pair["image"])
+            example = {
+                "row": pair["row"],
+                "text": pair["text"],
+                "measure": round(pair["measure"], 4),
+                "picture": picture,
+            }
             counts.examples.append(example)
 
-    def _keep_changed(self, counts: RuleCounts, batch: pa.Table, cleaned: pa.ChunkedArray, changed: list[bool]) -> None:
-        for i in (i for i, different in enumerate(changed) if different):
-            if len(counts.examples) >= EXAMPLES:
-                return
-            row = batch.slice(i, 1).to_pylist()[0]
-            counts.examples.append({"row": self._where(row), "text": row["text"], "after": cleaned[i].as_py()})
+    def _keep_changed(
+        self,
+        counts: RuleCounts,
+        rows: list[dict[str, Any]],
+        texts: pa.ChunkedArray,
+        cleaned: pa.ChunkedArray,
+        changed: pa.ChunkedArray,
+    ) -> None:
+        for i in pc.indices_nonzero(changed)[: EXAMPLES - len(counts.examples)].to_pylist():
+            counts.examples.append({"row": self._where(rows[i]), "text": texts[i].as_py(), "after": cleaned[i].as_py()})
 
     def _where(self, row: dict[str, Any]) -> str:
         """The pair's file and key, as provenance has it."""
         return f"{self.job.unit.name}#{row['key']}"
 
-    def _sample(self, row: dict[str, Any], scores: dict[str, float], found_text: str) -> Sample:
+    def _sample(self, row: dict[str, Any], text: str) -> Sample:
+        """The pair with the text that the rules left."""
         settings = self.job.settings
         where = self._where(row)
-        language = language_of(row["text"]) if settings.language == "auto" else settings.language
+        language = language_of(text) if settings.language == "auto" else settings.language
         provenance = {
             "source": settings.name,
             "row": where,
             "settings": settings.version,
             "image_sha256": hashlib.sha256(row["image"]).hexdigest(),
-            "scores": scores,
+            "scores": row["scores"],
         }
         if row["url"]:
             provenance["url"] = row["url"]
-        if row["text"] != found_text:
-            provenance["text_found"] = found_text
-        turns = (Turn("user", caption_prefix(language)), Turn("assistant", (Text(row["text"]),)))
+        if row["text"] != text:
+            provenance["text_found"] = row["text"]
+        turns = (Turn("user", caption_prefix(language)), Turn("assistant", (Text(text),)))
         identity = hashlib.sha256(where.encode()).hexdigest()[:20]
         return Sample(f"{settings.name}/{identity}", "caption", language, (row["image"],), turns, provenance)
 
@@ -303,13 +313,13 @@ def _text(pair: RawPair, names: tuple[str, ...]) -> str | Damage:
     return text
 
 
-def _with_scores(batch: pa.Table, clip_model: str) -> pa.Table:
+def _with_scores(batch: pa.Table, rows: list[dict[str, Any]], clip_model: str) -> pa.Table:
     """The batch with the CLIP scores that it lacks."""
     missing = pc.is_null(batch["clip_score"])
-    unscored = batch.filter(missing)
-    if not unscored.num_rows:
+    encoded = [row["image"] for row in compress(rows, missing.to_pylist())]
+    if not encoded:
         return batch
-    scores = clip_scores(clip_model, unscored["image"].to_pylist(), unscored["text"].to_pylist())
+    scores = clip_scores(clip_model, encoded, batch["text"].filter(missing).to_pylist())
     filled = pc.replace_with_mask(
         batch["clip_score"].combine_chunks(), missing.combine_chunks(), pa.array(scores, pa.float32())
     )
@@ -317,9 +327,6 @@ def _with_scores(batch: pa.Table, clip_model: str) -> pa.Table:
 
 
 def _thumbnail(encoded: bytes) -> str:
-    """A small JPEG, base64."""
     picture = images.load(encoded)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return jpeg_base64(picture, quality=80)

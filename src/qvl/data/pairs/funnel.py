@@ -11,19 +11,15 @@ from qvl.data.pairs.clean import RuleCounts, UnitCounts
 from qvl.data.pairs.sources import SourceSettings
 from qvl.errors import UsageError
 from qvl.files import write_text
+from qvl.pages import page
 
 FUNNEL_NAME = "funnel.json"
 PAGE_NAME = "funnel.html"
 EXAMPLES = 12  # of each rule on the page
 STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "WenQuanYi Zen Hei", sans-serif; margin: 2rem auto;
-  max-width: 1080px; padding: 0 1rem; color: #1c2430; background: #fff }
-h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d8dee8; padding-bottom: .3rem }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; border-bottom: 1px solid #e3e8ef }
-th { text-align: left } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .bar { width: 260px; padding: 0 } .bar span { display: block; height: .8rem; background: #3b82c4 }
-.note { color: #5b6675 } .examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 160px;
-  font-size: 13px; overflow-wrap: anywhere } figure img { max-width: 112px; max-height: 112px; display: block }
+.examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { width: 160px }
+figure img { max-width: 112px; max-height: 112px; display: block }
 .change { font-size: 13px; margin: .4rem 0; overflow-wrap: anywhere } .row { color: #8a94a3; font-size: 11px }
 """
 
@@ -93,10 +89,7 @@ def read_funnel(out_dir: Path) -> Funnel:
 def funnel_page(funnels: Sequence[Funnel]) -> str:
     """One self-contained page: all sources beside Table 2, then each rule of each source with examples."""
     body = "".join(_section(funnel) for funnel in funnels)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>qvl: cleaning</title>'
-        f"<style>{STYLE}</style></head><body><h1>Where the pairs went</h1>{_overview(funnels)}{body}</body></html>\n"
-    )
+    return page("qvl: cleaning", f"<h1>Where the pairs went</h1>{_overview(funnels)}{body}", STYLE)
 
 
 def _overview(funnels: Sequence[Funnel]) -> str:

@@ -18,13 +18,10 @@ from qvl.errors import UsageError
 
 PAIR_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),  # the pair's name in its file
         ("text", pa.string()),
-        ("image", pa.binary()),  # as found, not re-encoded
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("clip_score", pa.float32()),  # null where the source carries none
-        ("url", pa.string()),  # null where unknown
     ]
 )
 

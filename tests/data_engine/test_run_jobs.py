@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,18 @@ def test_a_killed_ray_worker_changes_nothing(ray_cluster: Any, tmp_path: Path) -
     jobs = [(i, str(tmp_path / "marker")) for i in range(4)]
     assert list(run_jobs(die_once, jobs, "numbers", engine="ray")) == [0, 1, 2, 3]
     assert (tmp_path / "marker").read_text() == "died"
+
+
+def test_a_cluster_of_our_own_says_nothing_and_leaves_the_home_folder_alone(tmp_path: Path) -> None:
+    call = (
+        "import operator as o; from qvl.data.engine import run_jobs as r; print(*r(o.neg, [1, 2], 'x', engine='ray'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "-1 -2\n"
+    assert "WARNING" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lost_ray_node_changes_nothing(ray_cluster: Any) -> None:

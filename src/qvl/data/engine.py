@@ -6,6 +6,7 @@ The only file that knows the engine.
 import logging
 import os
 import pickle
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -76,13 +77,13 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | N
     ray = _ray()
     started = not ray.is_initialized()
     if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and timings are not our user's concern
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # nor that the bar is ours
         rows = [{"job": pickle.dumps(job)} for job in jobs]
         tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             partial(_ray_task, work), compute=ray.data.TaskPoolStrategy(workers)
@@ -107,6 +108,11 @@ def _ray_task(work: Callable[[Job], Result], row: dict[str, bytes]) -> dict[str,
 
 
 def _ray() -> Any:
+    """The library. A cluster of our own gets a token of this run: by itself Ray would write one to the home folder."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ):  # read when Ray is imported
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import_module("ray.data")
         return import_module("ray")

@@ -50,6 +50,7 @@ def clean_pairs(
     pending = [job for job in jobs if not job.counts_path.exists()]
     for _ in run_jobs(clean_unit, pending, "clean", workers=workers, engine=engine, unit="unit"):
         pass
+    _remove_leftovers(out_dir)
     write_funnel(out_dir, settings, [job.counts_path for job in jobs])
     funnel = read_funnel(out_dir)
     write_text(out_dir / PAGE_NAME, funnel_page([funnel]))
@@ -60,8 +61,7 @@ def _begin(out_dir: Path, plan: str, overwrite: bool) -> None:
     """Make sure that out_dir is new, or holds the beginning of this very run."""
     path = out_dir / PLAN_NAME
     if path.exists() and not overwrite and path.read_text(encoding="utf-8") == plan:
-        for leftover in out_dir.rglob(".*.tmp*"):  # of workers that were killed
-            leftover.unlink()
+        _remove_leftovers(out_dir)
         return
     if out_dir.exists() and any(out_dir.iterdir()):
         if not path.exists():
@@ -74,3 +74,9 @@ def _begin(out_dir: Path, plan: str, overwrite: bool) -> None:
         shutil.rmtree(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(path, plan)
+
+
+def _remove_leftovers(out_dir: Path) -> None:
+    """What workers that were killed had half written."""
+    for path in out_dir.rglob(".*.tmp*"):
+        path.unlink()

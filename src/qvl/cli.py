@@ -106,6 +106,26 @@ def _add_data_tools(verbs: Any) -> None:
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
     clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
+    plan = _verb(tools, "plan", _data_plan, "what cleaning costs: CPU hours, storage, network, and what bounds it")
+    plan.add_argument(
+        "--pairs",
+        action="append",
+        default=[],
+        metavar="SOURCE=N",
+        help="a source and its number of pairs; may come several times (the paper's five billion)",
+    )
+    plan.add_argument("--kilobytes", type=float, help="mean size of a picture (that of the pairs measured)")
+    plan.add_argument("--machines", type=int, default=1)
+    plan.add_argument("--cores", type=int, help="of each machine (this one's)")
+    plan.add_argument("--storage", type=float, metavar="GB/S", help="what all machines together read and write")
+    plan.add_argument("--clip", action="store_true", help="a model scores the sources that have a rule for it")
+    plan.add_argument("--devices", type=int, help="accelerators that run the model (none: the cores do)")
+    plan.add_argument("--device-rate", type=float, metavar="PAIRS/S", help="of one of them")
+    plan.add_argument(
+        "--measure", type=Path, nargs="+", metavar="INPUT", help="take this machine's rates on these pairs"
+    )
+    plan.add_argument("--source", default="laion_en", help="where their texts are: settings as for clean (laion_en)")
+    plan.add_argument("--clip-model", help="measure with this model too")
     convert = _verb(tools, "convert", _data_convert, "an annotated data set's own files -> samples")
     convert.add_argument("dataset", help="vqav2, gqa, vg, refcoco, grit, llava, qwen, messages, text, ...")
     convert.add_argument("files", nargs="+", type=Path, help="its annotation files in order; an error names them")
@@ -220,6 +240,37 @@ def _data_clean(args: argparse.Namespace) -> None:
     )
     print(funnel.summary())
     print(args.out / PAGE_NAME)
+
+
+def _data_plan(args: argparse.Namespace) -> None:
+    import os
+
+    from qvl.data.pairs.plan import Cluster, make_plan, table_2
+    from qvl.data.pairs.rates import bundled_rates, measure_rates
+    from qvl.data.pairs.sources import load_source
+
+    if args.clip_model and not args.measure:
+        raise UsageError("--clip-model is measured with --measure; --clip alone takes the package's rates")
+    workload = [(load_source(name), count) for name, count in map(_pairs_of_source, args.pairs)]
+    rates = measure_rates(args.measure, args.source, args.clip_model) if args.measure else bundled_rates()
+    cores = os.cpu_count() or 1 if args.cores is None else args.cores
+    storage = None if args.storage is None else args.storage * 1e9
+    cluster = Cluster(args.machines, cores, storage, args.devices, args.device_rate)
+    size = None if args.kilobytes is None else args.kilobytes * 1000
+    plan = make_plan(workload or table_2(), rates, cluster, picture_bytes=size, clip=args.clip)
+    print(f"{plan.report()}\nRates: {rates.measured_on}, pictures of {rates.picture_bytes / 1000:.0f} kB.")
+
+
+def _pairs_of_source(text: str) -> tuple[str, float]:
+    """SOURCE=N."""
+    name, _, number = text.rpartition("=")
+    try:
+        count = float(number)
+    except ValueError:
+        count = 0.0
+    if not (name and 0 < count < float("inf")):
+        raise UsageError(f"--pairs {text}: SOURCE=N is needed, such as laion_en=2e9")
+    return name, count
 
 
 def _data_convert(args: argparse.Namespace) -> None:

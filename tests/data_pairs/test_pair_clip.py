@@ -10,6 +10,7 @@ from conftest_pairs import jpeg, pair
 from transformers import CLIPConfig, CLIPModel
 
 from qvl import images
+from qvl.data.pairs import clip
 from qvl.data.pairs.clip import clip_scores, load_clip
 from qvl.data.pairs.run import clean_pairs
 from qvl.data.sample import read_split
@@ -57,7 +58,11 @@ def clip_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_scores_are_the_models_own_cosines(clip_dir: str) -> None:
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+def test_scores_are_the_models_own_cosines(
+    clip_dir: str, bf16: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip, "_multiplies_bf16", lambda device: bf16)
     texts = ["a red thing", "a rather long text " * 9, "x"]
     scores = clip_scores(clip_dir, [RED, RED, GREEN], texts)
     assert len({round(s, 5) for s in scores}) == 3
@@ -66,7 +71,7 @@ def test_scores_are_the_models_own_cosines(clip_dir: str) -> None:
         one = processor(text=[text], images=[images.load(image)], return_tensors="pt", truncation=True)
         with torch.inference_mode():
             logit = model(**one).logits_per_image.item()
-        assert score == pytest.approx(logit / model.logit_scale.exp().item(), abs=1e-5)
+        assert score == pytest.approx(logit / model.logit_scale.exp().item(), abs=tolerance)
 
 
 def test_only_missing_scores_are_computed_and_the_threshold_acts_on_all(

@@ -35,22 +35,36 @@ def load_clip(name: str) -> tuple[Any, Any]:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
-@torch.inference_mode()
 def clip_scores(name: str, encoded: Sequence[bytes], texts: Sequence[str]) -> list[float]:
     """Cosine similarity of each image with its text, -1..1. Texts beyond the model's length are cut."""
     model, processor = load_clip(name)
     scores: list[float] = []
     for start in range(0, len(texts), BATCH):
-        pictures = [images.load(image) for image in encoded[start : start + BATCH]]
-        batch = processor(
-            text=list(texts[start : start + BATCH]), images=pictures, return_tensors="pt", padding=True, truncation=True
-        ).to(model.device)
-        pixel_values = batch.pop("pixel_values")
-        fit = F.cosine_similarity(
-            _vectors(model.get_image_features(pixel_values)), _vectors(model.get_text_features(**batch))
-        )
-        scores += fit.float().tolist()
+        part = slice(start, start + BATCH)
+        scores += compare(model, prepare(processor, encoded[part], texts[part]))
     return scores
+
+
+def prepare(processor: Any, encoded: Sequence[bytes], texts: Sequence[str]) -> Any:
+    """Images decoded, resized and normalised, texts as tokens: what the model takes of up to BATCH pairs."""
+    pictures = [images.load(image) for image in encoded]
+    return processor(text=list(texts), images=pictures, return_tensors="pt", padding=True, truncation=True)
+
+
+@torch.inference_mode()
+def compare(model: Any, prepared: Any) -> list[float]:
+    """The model's part of `clip_scores`."""
+    batch = dict(prepared.to(model.device))
+    pixel_values = batch.pop("pixel_values")
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=_multiplies_bf16(model.device)):
+        pictures, texts = _vectors(model.get_image_features(pixel_values)), _vectors(model.get_text_features(**batch))
+    fit: list[float] = F.cosine_similarity(pictures.float(), texts.float()).tolist()
+    return fit
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast there: on GPUs, and on CPUs with instructions for it."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _vectors(output: Any) -> torch.Tensor:

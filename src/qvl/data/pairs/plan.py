@@ -69,6 +69,13 @@ class Plan:
         return sum(step.cpu_hours for step in self.steps)
 
     @property
+    def step_hours(self) -> dict[str, float]:
+        """CPU hours by step, in the order of the work."""
+        order = (*BEFORE_RULES, *CLIP, *RULES, *AFTER_RULES)
+        hours = {name: sum(step.cpu_hours for step in self.steps if step.name == name) for name in order}
+        return {name: value for name, value in hours.items() if value}
+
+    @property
     def bound(self) -> Limit:
         """The limit that decides."""
         return max(self.limits, key=lambda limit: limit.hours)
@@ -97,11 +104,9 @@ class Plan:
 
     def _steps(self) -> list[str]:
         lines = [f"{'step':20}{'pairs':>15}{'':15}{'CPU hours':>12}{'ms':>10}{'share':>12}"]
-        for name in (*BEFORE_RULES, *CLIP, *RULES, *AFTER_RULES):
-            if not (mine := [step for step in self.steps if step.name == name]):
-                continue
-            pairs, hours = sum(step.pairs for step in mine), sum(step.cpu_hours for step in mine)
-            milliseconds = 1000 * mine[0].seconds
+        for name, hours in self.step_hours.items():
+            pairs = sum(step.pairs for step in self.steps if step.name == name)
+            milliseconds = 1000 * HOUR * hours / pairs
             lines.append(
                 f"{name:20}{pairs:15,.0f}{'':15}{hours:12,.1f}{milliseconds:10.4f}{hours / self.cpu_hours:12.1%}"
             )
@@ -112,11 +117,10 @@ class Plan:
         for limit in self.limits:
             mark = "  <- the bound" if limit is self.bound else ""
             lines.append(f"  {limit.name:8} {limit.formula} = {limit.hours:.3g} hours{mark}")
-        rate, machines = self.bytes_per_second, self.cluster.machines
-        lines.append(
-            f"In that time storage moves {rate / 1e9:.3g} GB/s, and the network of each machine "
-            f"{8 * rate / machines / 1e9:.3g} Gbit/s."
-        )
+        share, longest = max((hours / self.cpu_hours, name) for name, hours in self.step_hours.items())
+        rate, machines = self.bytes_per_second / 1e9, self.cluster.machines
+        lines.append(f"Of the CPU hours {longest} takes {share:.0%}.")
+        lines.append(f"Storage moves {rate:.3g} GB/s, the network of each machine {8 * rate / machines:.3g} Gbit/s.")
         return lines
 
 
@@ -150,10 +154,10 @@ def make_plan(
     kept = {settings.name: _kept(settings, count) for settings, count in workload}
     terabytes = (sum(pairs.values()) + sum(kept.values())) * size / 1e12
     cpu_hours = sum(step.cpu_hours for step in on_cores)
-    cores = f"{cpu_hours:.4g} CPU hours / ({cluster.machines} machines x {cluster.cores} cores)"
+    cores = f"{cpu_hours:,.1f} CPU hours / ({cluster.machines} machines x {cluster.cores} cores)"
     limits = [Limit("cores", cores, cpu_hours / (cluster.machines * cluster.cores))]
     if cluster.storage:
-        storage = f"{terabytes:.4g} TB read and written / {cluster.storage / 1e9:g} GB/s"
+        storage = f"{terabytes:,.1f} TB read and written / {cluster.storage / 1e9:g} GB/s"
         limits.append(Limit("storage", storage, terabytes * 1e12 / cluster.storage / HOUR))
     if on_devices and cluster.devices and cluster.device_rate:
         scored = sum(step.pairs for step in on_devices)

@@ -77,7 +77,8 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | N
     ray = _ray()
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        address = os.environ.get("RAY_ADDRESS", "local")  # by itself Ray would join any cluster of this machine
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True

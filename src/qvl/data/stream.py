@@ -1,6 +1,6 @@
 """Which samples come together: a weighted mixture of tasks, packed into rows, dealt to batches of rows.
 
-A stream is planned in stretches of a few hundred rows: samples are drawn by weight, rows are filled task by task (the
+A stream is planned in stretches of some tens of rows: samples are drawn by weight, rows are filled task by task (the
 samples of a row share their task, as in the paper), and rows are dealt so that batches hold about as many pictures
 each. A row that is not full waits for the next stretch, where it is filled up first and then leaves in any case. All of
 it is a function of the seed and the shards: the state is a few integers and the samples of the waiting rows.
@@ -23,8 +23,8 @@ from qvl.errors import DataError
 from qvl.text.render import Rendered, render
 from qvl.text.tokenizer import Tokenizer
 
-STRETCH_ROWS = 256  # rows that are planned together, about
-BUFFER_SAMPLES = 4096  # samples that the pools of a stream keep in memory, shared out by weight
+STRETCH_ROWS = 64  # rows that are planned together, about: more fill no better
+BUFFER_SAMPLES = 2048  # samples that the pools of a stream keep in memory, shared out by weight
 
 Draw = tuple[str, int]  # task, and its number in the task's pool
 
@@ -88,9 +88,10 @@ class StreamState:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Batches of rows planned together, and the state that follows them."""
+    """Batches of rows planned together, the rows that wait, and the state that follows."""
 
     batches: list[list[Row]]
+    waiting: list[Row]
     after: StreamState
 
 
@@ -118,29 +119,30 @@ class Stream:
     def batches(self, planner: Executor) -> Iterator[tuple[list[Row], StreamState]]:
         """Endless batches of rows, each with the state that follows it; the planner is one stretch ahead."""
         begin = self.state
-        stretch = self._plan(begin)
+        stretch = self.plan(begin, self._waiting(begin))
         while True:
-            ahead = planner.submit(self._plan, stretch.after)
+            ahead = planner.submit(self.plan, stretch.after, stretch.waiting)
             for done in range(begin.batches_read, len(stretch.batches)):
                 after = StreamState(**{**vars(begin), "batches_read": done + 1})
                 yield stretch.batches[done], after if done + 1 < len(stretch.batches) else stretch.after
             begin, stretch = stretch.after, ahead.result()
 
-    def _plan(self, state: StreamState) -> Stretch:
-        """The next stretch."""
+    def _waiting(self, state: StreamState) -> list[Row]:
+        """The rows that wait, read again."""
+        return [[self.drawn(draw) for draw in row] for row in state.waiting]
+
+    def plan(self, state: StreamState, waiting: list[Row]) -> Stretch:
+        """The stretch that follows a state and its waiting rows."""
         draws = _Draws(self, state)
-        waiting = [[draws.again(draw) for draw in row] for row in state.waiting]
         batch_rows = self.config.batch_rows
         wanted = batch_rows * -(-STRETCH_ROWS // batch_rows)
         if self.config.packing:
             rows, kept = self._packed(draws, waiting, wanted)
         else:
             rows, kept = [[draws.next()] for _ in range(wanted)], []
-        batches = self._dealt(rows, state.stretch)
-        numbers, position = draws.numbers, draws.position
-        left_out, cut = draws.left_out, draws.cut
         held = [[drawn.draw for drawn in row] for row in kept]
-        return Stretch(batches, StreamState(state.stretch + 1, position, numbers, held, left_out, cut))
+        after = StreamState(state.stretch + 1, draws.position, draws.numbers, held, draws.left_out, draws.cut)
+        return Stretch(self._dealt(rows, state.stretch), kept, after)
 
     def _packed(self, draws: "_Draws", waiting: list[Row], wanted: int) -> tuple[list[Row], list[Row]]:
         """Draw what fills the rows wanted and the one of each task that stays open; (rows to read, rows that wait)."""
@@ -172,6 +174,21 @@ class Stream:
         dealt = deal([sum(d.num_images for d in row) for row in rows], self.config.batch_rows)
         return [[rows[i] for i in random.permutation(dealt[k])] for k in random.permutation(len(dealt))]
 
+    def drawn(self, draw: Draw) -> Drawn:
+        """A sample that was drawn before. DataError when it does not fit any more."""
+        if drawn := self.render(draw):
+            return drawn
+        raise DataError(f"sample {draw[1]} of task {draw[0]!r} is not what it was when the state was saved")
+
+    def render(self, draw: Draw) -> Drawn | None:
+        """A sample of the pools; None when not even its first exchange fits a row."""
+        sample = self.pools[draw[0]].sample(draw[1])
+        turns = [(turn.role, turn.content) for turn in sample.turns]
+        rendered = render(
+            turns, sample.task, self.tokenizer, self.config.num_image_tokens, max_length=self.config.row_length
+        )
+        return None if rendered is None else Drawn(draw, sample, rendered)
+
 
 class _Draws:
     """The samples of the mixture from a state on, and the counts so far."""
@@ -190,7 +207,7 @@ class _Draws:
             self.position += 1
             number = self.numbers.get(task, 0)
             self.numbers[task] = number + 1
-            if drawn := self._render((task, number)):
+            if drawn := self.stream.render((task, number)):
                 self.misses[task] = 0
                 self.cut += drawn.rendered.dropped_turns > 0
                 return drawn
@@ -198,18 +215,3 @@ class _Draws:
             self.misses[task] += 1
             if self.misses[task] == 2 * len(self.stream.pools[task]):  # at least one epoch
                 raise DataError(f"no sample of task {task!r} fits a row of {self.config.row_length} tokens")
-
-    def again(self, draw: Draw) -> Drawn:
-        """A sample that was drawn before."""
-        if drawn := self._render(draw):
-            return drawn
-        raise DataError(f"sample {draw[1]} of task {draw[0]!r} has changed since the state was saved: use its shards")
-
-    def _render(self, draw: Draw) -> Drawn | None:
-        task, number = draw
-        sample = self.stream.pools[task].sample(number)
-        turns = [(turn.role, turn.content) for turn in sample.turns]
-        rendered = render(
-            turns, task, self.stream.tokenizer, self.config.num_image_tokens, max_length=self.config.row_length
-        )
-        return None if rendered is None else Drawn(draw, sample, rendered)

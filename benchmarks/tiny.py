@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/tiny.py > benchmarks/tiny.txt
 
-Training speed is that of whole optimizer steps in the recipe's own batches. Generation stands beside its peer
-in the same process: recomputing the whole sequence for each token.
+Training speed is that of whole optimizer steps in the recipe's own batches, as the loader gives them; waiting is
+what of a step passed before its batch was there. Generation stands beside its peer in the same process: recomputing
+the whole sequence for each token.
 """
 
 import platform
@@ -29,10 +30,10 @@ from qvl.train.trainer import Measured, build_head, build_loader, dense_measure,
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
 STAGES = ("warmup_text", "warmup_vision", "pretrain", "multitask", "sft")
-STEPS = 5
+STEPS = 20
 
 
-def seconds(work: Callable[[], object], repeat: int = STEPS) -> float:
+def seconds(work: Callable[[], object], repeat: int) -> float:
     """Mean time of a call, after one to warm up."""
     work()
     start = time.perf_counter()
@@ -57,8 +58,8 @@ def small_run(folder: Path) -> Path:
     return folder
 
 
-def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float, Measured]:
-    """Seconds of an optimizer step, and what one of its micro-batches holds."""
+def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float, float, int, int]:
+    """(seconds of an optimizer step, seconds of waiting in it, samples, tokens), means of STEPS steps."""
     split = "world/dense" if stage == "warmup_vision" else "world/train"
     recipe = load_recipe(RECIPES / f"{stage}.toml", [f'data.split_dirs=["{split}"]'])
     model = QwenVL(model_config(recipe, tokenizer)).train()
@@ -68,17 +69,25 @@ def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float,
     set_lr(optimizers, 1e-4)
     head = build_head(recipe, model, tokenizer)
     measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
-    batch, _ = next(iter(build_loader(recipe, run_dir, model.config, tokenizer)))
+    batches = iter(build_loader(recipe, run_dir, model.config, tokenizer))
 
-    def step() -> Measured:
+    def step() -> tuple[Measured, float]:
+        asked = time.perf_counter()
+        batch, _ = next(batches)
+        waited = time.perf_counter() - asked
         measured = measure(batch)
         measured.loss_sum.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return measured
+        return measured, waited
 
-    return seconds(step), step()
+    step()
+    start = time.perf_counter()
+    done = [step() for _ in range(STEPS)]
+    taken = (time.perf_counter() - start) / STEPS
+    waited = sum(waited for _, waited in done) / STEPS
+    return taken, waited, sum(m.samples for m, _ in done) // STEPS, sum(m.tokens for m, _ in done) // STEPS
 
 
 def main() -> None:
@@ -86,15 +95,12 @@ def main() -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     speeds = [product_speed(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
     print(f"one large product: float32 {speeds[0]:.0f}, bf16 {speeds[1]:.0f} GFLOP/s\n")
-    print("training            samples/s   tokens/s   ms/step")
+    print("training            samples/s   tokens/s   ms/step   waiting")
     with tempfile.TemporaryDirectory() as folder:
         run_dir = small_run(Path(folder))
         for stage in STAGES:
-            time_taken, measured = stage_speed(stage, run_dir, tokenizer)
-            print(
-                f"{stage:18} {measured.samples / time_taken:10.0f} {measured.tokens / time_taken:10.0f} "
-                f"{1000 * time_taken:9.0f}"
-            )
+            taken, waited, samples, tokens = stage_speed(stage, run_dir, tokenizer)
+            print(f"{stage:18} {samples / taken:10.0f} {tokens / taken:10.0f} {1000 * taken:9.0f} {1000 * waited:9.1f}")
     print("\ngeneration of 64 tokens after one picture")
     print_generation(tokenizer)
 

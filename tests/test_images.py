@@ -70,9 +70,47 @@ def test_path_bytes_and_picture_give_the_same_pixels(tmp_path: Path) -> None:
 
 def test_normalize_a_batch_is_preprocess_of_each() -> None:
     pictures = [images.load(encoded(size)).resize((28, 28), PILImage.Resampling.BICUBIC) for size in ((60, 40), (9, 9))]
-    batch = images.normalize(np.stack([np.array(picture) for picture in pictures]))
-    assert batch.dtype == np.float32
-    assert np.array_equal(batch, np.stack([images.preprocess(picture, 28).numpy() for picture in pictures]))
+    batch = images.normalize(
+        torch.from_numpy(np.stack([np.array(picture) for picture in pictures])).permute(0, 3, 1, 2)
+    )
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, torch.stack([images.preprocess(picture, 28) for picture in pictures]))
+
+
+def photograph(width: int, height: int) -> PILImage.Image:
+    """Smooth detail of several sizes."""
+    random = np.random.default_rng(0)
+    total = np.full((height, width, 3), 128.0)
+    for cells, strength in ((6, 60), (40, 25), (200, 10)):
+        coarse = (random.normal(size=(cells, cells, 3)) * 40 + 128).clip(0, 255).astype(np.uint8)
+        fine = PILImage.fromarray(coarse).resize((width, height), PILImage.Resampling.BICUBIC)
+        total += (np.asarray(fine, dtype=float) - 128) * strength / 60
+    return PILImage.fromarray(total.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "mean", "most"),
+    [
+        ((300, 260), "PNG", 0.02, 1),  # no scaled decoding: resizing alone differs
+        ((300, 260), "JPEG", 0.02, 1),
+        ((90, 60), "JPEG", 0.02, 2),  # made larger
+        ((224, 224), "JPEG", 0, 0),  # nothing to resize
+        ((900, 700), "JPEG", 1.0, 12),  # decoded at a half
+    ],
+)
+def test_training_pixels_are_nearly_those_of_preprocess(
+    size: tuple[int, int], kind: str, mean: float, most: int
+) -> None:
+    buffer = io.BytesIO()
+    photograph(*size).save(buffer, kind, quality=90)
+    exact = images.preprocess(buffer.getvalue(), 224)
+    fast = images.training_pixels(buffer.getvalue(), 224)
+    assert fast.shape == (3, 224, 224)
+    assert fast.dtype == torch.uint8
+    scale = torch.tensor(images.STD).view(3, 1, 1) * 255
+    difference = ((images.normalize(fast[None])[0] - exact) * scale).abs()
+    assert difference.mean() <= mean + 1e-4
+    assert difference.max() <= most + 1e-3
 
 
 @pytest.mark.parametrize(

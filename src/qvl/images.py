@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
@@ -78,22 +79,34 @@ def _reading(source: ImageSource) -> Iterator[tuple[PILImage.Image, str]]:
 def preprocess(source: ImageSource, size: int) -> Tensor:
     """An image -> pixel_values of one image, (3, size, size) float32. The aspect ratio is not kept."""
     resized = load(source).resize((size, size), PILImage.Resampling.BICUBIC)
-    return torch.from_numpy(normalize(np.asarray(resized)[None])[0])
+    return normalize(_channels_first(resized)[None])[0]
 
 
-def normalize(pixels: np.ndarray) -> np.ndarray:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, CLIP's mean and standard deviation. NumPy, for loader threads."""
-    result = np.empty((len(pixels), 3, *pixels.shape[1:3]), dtype=np.float32)
-    for channel in range(3):
-        np.take(_normalized_values(channel), pixels[..., channel], out=result[:, channel], mode="clip")
-    return result
+def training_pixels(source: ImageSource, size: int) -> Tensor:
+    """An image -> (3, size, size) uint8, for `normalize`: what `preprocess` reads, two to four times as fast.
+
+    A JPEG at least twice as large is decoded at a half, a quarter or an eighth of its size (0.7 of 255 levels off in
+    the mean, 8 at most on photograph-like pictures); the resizing is torch's (1 level off in one value of 300), which
+    starts no threads for a single picture. ImageError as of `load`.
+    """
+    with _reading(source) as (picture, name):
+        _check_size(picture, name)
+        picture.draft("RGB", (size, size))
+        pixels = _channels_first(picture.convert("RGB"))
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    return F.interpolate(pixels[None], (size, size), mode="bicubic", antialias=True)[0]
 
 
-@lru_cache(maxsize=3)
-def _normalized_values(channel: int) -> np.ndarray:
-    """What each of a byte's 256 values becomes."""
-    values = np.arange(256, dtype=np.float32) / np.float32(255)
-    return (values - np.float32(MEAN[channel])) / np.float32(STD[channel])
+def _channels_first(picture: PILImage.Image) -> Tensor:
+    """RGB -> (3, H, W) uint8, a view of its pixels row by row."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 -> pixel_values (N, 3, S, S) float32 on the same device: CLIP's mean and deviation."""
+    mean, deviation = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(deviation)
 
 
 def draw_boxes(picture: PILImage.Image, content: Content) -> PILImage.Image:

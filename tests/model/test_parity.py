@@ -74,7 +74,7 @@ def test_encoder_and_adapter(model: QwenVL) -> None:
 
 def test_encoder_at_224_pixels_needs_no_interpolation(model: QwenVL) -> None:
     _, golden = case("visual_224")
-    picture = torch.from_numpy(images.normalize(golden["pixels_u8"][None].numpy()))
+    picture = images.normalize(golden["pixels_u8"][None].permute(0, 3, 1, 2))
     with torch.inference_mode():
         features = model.vision(picture)
         adapted = model.adapter(features)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qvl.images import normalize
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.optim import build_optimizers, freeze
@@ -83,12 +84,13 @@ def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:
     model = QwenVL(model_config(recipe, tokenizer))
     model.initialize(0)
     batch, _ = next(iter(build_loader(recipe, run_dir, model.config, tokenizer)))
+    assert batch.pixels is not None
+    pixel_values = normalize(batch.pixels)
     whole, weight = model.loss(
-        batch.input_ids, batch.labels, batch.pixel_values, None, batch.document_ids, batch.loss_weights
+        batch.input_ids, batch.labels, pixel_values, None, batch.document_ids, batch.loss_weights
     )
     starts = (batch.input_ids == model.config.image_start_id).sum(1)
-    assert batch.pixel_values is not None
-    parts = torch.split(batch.pixel_values, starts.tolist())
+    parts = torch.split(pixel_values, starts.tolist())
     total, total_weight = 0.0, 0.0
     for row, pixels in enumerate(parts):
         weights = None if batch.loss_weights is None else batch.loss_weights[row : row + 1]

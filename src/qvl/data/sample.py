@@ -47,6 +47,12 @@ SCHEMA = pa.schema(
         ("provenance", pa.string()),
     ]
 )
+# Encoded images can't be made smaller: no dictionary is looked for and nothing compressed where they are.
+_PLAIN, _WORDS = ("images.list.element",), ("id", "task", "language", "turns", "provenance")
+STORED = {
+    "use_dictionary": ["task", "language"],
+    "compression": dict.fromkeys(_WORDS, "zstd") | dict.fromkeys(_PLAIN, "none"),
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def from_row(row: dict[str, Any]) -> Sample:
 def write_shard(samples: Iterable[Sample], path: Path) -> int:
     """Write one shard atomically, holding a row group of samples at a time; returns the number of samples."""
     remaining, count = iter(samples), 0
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **STORED) as writer:
         while rows := [to_row(s) for s in islice(remaining, ROW_GROUP)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             count += len(rows)

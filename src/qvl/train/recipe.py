@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvl.data.loader import PACKINGS
 from qvl.data.sample import TASKS
 from qvl.errors import RecipeError
 
@@ -32,7 +33,8 @@ class DataConfig:
     mixture: dict[str, float]  # task -> weight in samples; empty for dense labels, which have no tasks
     batch_rows: int
     row_length: int
-    packing: bool
+    packing: str  # one of PACKINGS
+    streams: int = 1  # that share the samples, whatever the number of ranks: a step reads batch_rows rows of each
 
     def __post_init__(self) -> None:
         _require(bool(self.split_dirs), "data.split_dirs", self.split_dirs, "at least one folder of the run")
@@ -41,6 +43,8 @@ class DataConfig:
                 raise RecipeError(f"data.mixture: unknown task {task!r}{_near(task, TASKS)}")
         _require(self.batch_rows > 0, "data.batch_rows", self.batch_rows, "at least 1")
         _require(self.row_length > 1, "data.row_length", self.row_length, "at least 2")
+        _require(self.packing in PACKINGS, "data.packing", self.packing, "one of " + ", ".join(PACKINGS))
+        _require(self.streams > 0, "data.streams", self.streams, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,11 @@ class Recipe:
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches whose gradients an optimizer step adds up."""
+        return self.grad_accumulation * self.data.streams
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

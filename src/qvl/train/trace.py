@@ -1,6 +1,7 @@
 """A training step -> the samples it saw. Nothing is logged for it: the order follows from the recipe and the shards."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 from qvl.data.loader import Loader
@@ -26,6 +27,6 @@ def trace_step(stage_dir: Path, step: int) -> list[Sample]:
     loader = build_loader(recipe, stage_dir.parent, model_config(recipe, tokenizer), tokenizer)
     if not isinstance(loader, Loader):
         raise UsageError(f"{stage_dir}: its pictures are drawn for it and belong to no sample")
-    for _ in range(step * recipe.grad_accumulation):
-        loader.next_samples()
-    return [sample for _ in range(recipe.grad_accumulation) for sample in loader.next_samples()]
+    first = step * recipe.batches_per_step
+    batches = islice(loader.batches_of_samples(), first, first + recipe.batches_per_step)
+    return [sample for samples in batches for sample in samples]

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from qvl.checkpoint.layout import CONFIG_NAME, load_model, save_model
 from qvl.checkpoint.state import latest_state, save_state
-from qvl.data.loader import Batch, Loader, LoaderState
+from qvl.data.loader import Batch, Loader, State, lost
 from qvl.errors import RecipeError
 from qvl.files import write_text
+from qvl.images import normalize
 from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
@@ -127,11 +128,6 @@ def train(
     optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
         optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
-    if isinstance(loader, Loader) and (loader.dropped or loader.truncated):
-        print(
-            f"{recipe.name}: {len(loader.dropped)} of {len(loader.samples) + len(loader.dropped)} samples are longer "
-            f"than a row of {recipe.data.row_length} tokens and left out; {len(loader.truncated)} lost turns"
-        )
     first_step = _resume(stage_dir, model, optimizers, head, loader)
     measure = dense_measure(model, head, device) if head is not None else token_measure(model, device)
     trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -142,23 +138,28 @@ def train(
             set_lr(optimizers, lr := lr_at(step, recipe.steps, recipe.optim))
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            values, loader_state = _accumulate(batches, measure, recipe.grad_accumulation, trainable)
+            values, loader_state = _accumulate(batches, measure, recipe.batches_per_step, trainable)
             norm = torch.nn.utils.clip_grad_norm_(trainable, recipe.optim.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
             telemetry.step(step, lr=lr, grad_norm=round(float(norm), 4), **values)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 extra = {
-                    "loader": loader_state.as_dict(),
+                    "loader": loader_state,
                     "head": head.state_dict() if head is not None else None,
                 }
                 states = {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}
                 save_state(stage_dir / "state", step + 1, model.state_dict(), states, extra)
     model.eval()
+    if isinstance(loader, Loader) and any(counts := lost(loader_state)):
+        print(
+            f"{recipe.name}: left out {counts[0]} times a sample longer than a row of {recipe.data.row_length} tokens; "
+            f"{counts[1]} dialogues lost their last turns"
+        )
     if head is not None and isinstance(loader, DenseLoader):
         (pixels, labels), _ = next(iter(loader))
         with fast_kernels(device):
-            features = model.vision(pixels.to(device))
+            features = model.vision(normalize(pixels.to(device)))
             named = head.accuracy(features, model.adapter(features), labels.to(device))
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))
 
@@ -187,6 +188,7 @@ def build_loader(recipe: Recipe, run_dir: Path, config: QwenVLConfig, tokenizer:
         image_size=vision.image_size,
         num_image_tokens=vision.num_queries,
         seed=recipe.seed,
+        streams=recipe.data.streams,
     )
 
 
@@ -194,7 +196,7 @@ def token_measure(model: QwenVL, device: str) -> Callable[[Batch], Measured]:
     """Next-token cross-entropy of a batch; packed documents don't see each other."""
 
     def measure(batch: Batch) -> Measured:
-        pixels = None if batch.pixel_values is None else batch.pixel_values.to(device)
+        pixels = None if batch.pixels is None else normalize(batch.pixels.to(device))
         weights = None if batch.loss_weights is None else batch.loss_weights.to(device)
         ids, labels, documents = (t.to(device) for t in (batch.input_ids, batch.labels, batch.document_ids))
         with fast_kernels(device):
@@ -210,7 +212,7 @@ def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tupl
     """The vision warm-up's loss: what lies under each patch."""
 
     def measure(batch: tuple[Tensor, Tensor]) -> Measured:
-        pixels, labels = batch[0].to(device), batch[1].to(device)
+        pixels, labels = normalize(batch[0].to(device)), batch[1].to(device)
         with fast_kernels(device):
             features = model.vision(pixels)  # (N, P, width)
             # Detached: the adapter's reading must not bend the ViT (letters named: 65%, else 45%).
@@ -221,11 +223,11 @@ def dense_measure(model: QwenVL, head: DenseHead, device: str) -> Callable[[tupl
 
 
 def _accumulate(
-    batches: Iterator[tuple[Any, LoaderState]],
+    batches: Iterator[tuple[Any, State]],
     measure: Callable[[Any], Measured],
     micro_batches: int,
     trainable: list[Tensor],
-) -> tuple[dict[str, Any], LoaderState]:
+) -> tuple[dict[str, Any], State]:
     """Gradients of the mean over everything supervised in the micro-batches of one step."""
     loss_sum, weight, samples, tokens = 0.0, 0.0, 0, 0
     for _ in range(micro_batches):
@@ -258,5 +260,5 @@ def _resume(
         optimizer.load_state_dict(state)
     if head is not None:
         head.load_state_dict(saved["extra"]["head"])
-    loader.state = LoaderState.from_dict(saved["extra"]["loader"])
+    loader.resume(saved["extra"]["loader"])
     return int(saved["step"])

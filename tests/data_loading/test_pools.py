@@ -1,0 +1,77 @@
+"""Shuffled reading in bounded memory: everything once per epoch, windows, random entry."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qvl.data import pools
+from qvl.data.pools import Pool, find_parts
+from qvl.data.sample import Sample, Turn, write_shard
+from qvl.errors import DataError
+from qvl.text.markup import Text
+
+
+def write_texts(folder: Path, shards: int, each: int, tasks: tuple[str, ...] = ("text",)) -> None:
+    for shard in range(shards):
+        samples = [
+            Sample(f"{shard}-{i}", tasks[i % len(tasks)], "en", (), (Turn("assistant", (Text("x"),)),), {})
+            for i in range(each)
+        ]
+        write_shard(samples, folder / f"{shard:03}.parquet")
+
+
+def test_an_epoch_has_every_sample_once_in_windows_of_neighbouring_parts(tmp_path: Path) -> None:
+    write_texts(tmp_path, shards=3, each=600)  # row groups of 256, 256 and 88
+    pool = Pool(find_parts([tmp_path], ["text"], 0, 1)["text"], window_size=520, seed=(0,))
+    epochs = [[pool.sample(n).id for n in range(e * 1800, (e + 1) * 1800)] for e in range(2)]
+    assert epochs[0] != epochs[1]
+    for epoch in epochs:
+        assert len(set(epoch)) == len(epoch) == 1800
+    first = [place for place, sample_id in enumerate(epochs[0]) if sample_id.startswith("0-")]
+    assert max(np.diff(first)) > 100  # not in order of shards: parts of others lie between
+    assert [pool.sample(n).id for n in (1799, 3, 1801, 600)] == [
+        epochs[0][1799],
+        epochs[0][3],
+        epochs[1][1],
+        epochs[0][600],
+    ]
+
+
+def test_memory_holds_one_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_texts(tmp_path, shards=4, each=512)
+    read = []
+    monkeypatch.setattr(pools, "_read", lambda part, real=pools._read: read.append(part) or real(part))
+    pool = Pool(find_parts([tmp_path], ["text"], 0, 1)["text"], window_size=512, seed=(0,))
+    held = []
+    for number in range(2048):
+        pool.sample(number)
+        held.append(len(pool._table))
+    assert max(held) == 512
+    assert len(read) == 8  # each row group once
+
+
+def test_mixed_row_groups_give_each_task_its_rows(tmp_path: Path) -> None:
+    write_texts(tmp_path, shards=1, each=300, tasks=("text", "vqa", "ocr"))
+    parts = find_parts([tmp_path], ["text", "ocr"], 0, 1)
+    assert set(parts) == {"text", "ocr"}
+    pool = Pool(parts["ocr"], 1000, (0,))
+    assert {pool.sample(n).id for n in range(len(pool))} == {f"0-{i}" for i in range(2, 300, 3)}
+
+
+@pytest.mark.parametrize(("shards", "each"), [(2, 300), (40, 7)])
+def test_streams_share_every_sample(tmp_path: Path, shards: int, each: int) -> None:
+    write_texts(tmp_path, shards, each)
+    seen: list[str] = []
+    for stream in range(4):
+        parts = find_parts([tmp_path], ["text"], stream, 4)["text"]
+        pool = Pool(parts, 100, (0,))
+        assert abs(len(pool) - shards * each / 4) <= shards * each / 40
+        seen += [pool.sample(n).id for n in range(len(pool))]
+    assert len(seen) == len(set(seen)) == shards * each
+
+
+def test_a_file_that_is_no_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"0\.parquet: not a readable shard"):
+        find_parts([tmp_path], ["text"], 0, 1)

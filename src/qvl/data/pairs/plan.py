@@ -142,9 +142,11 @@ def make_plan(
 
     Kept is what the paper kept (Table 2), everything where it says nothing. It does not say which rule dropped what,
     so that each rule is taken to see all pairs. With `clip` a model scores the sources that have a rule for it.
-    UsageError when the rates lack a step, or a source comes twice.
+    UsageError when the rates lack a step, a source comes twice, or pictures have no size.
     """
-    size = picture_bytes or rates.picture_bytes
+    size = rates.picture_bytes if picture_bytes is None else picture_bytes
+    if size <= 0:
+        raise UsageError(f"pictures of {size:g} bytes: more than 0 is needed")
     steps = [step for settings, count in workload for step in _steps(settings, count, rates, size, clip)]
     on_devices = [step for step in steps if step.name == "clip_model" and cluster.devices]
     on_cores = [step for step in steps if step not in on_devices]

@@ -80,7 +80,9 @@ def measure_rates(inputs: Sequence[Path], source: str | Path, clip_model: str | 
                 break
     counts = measured.counts
     if not counts.kept:
-        raise DataError(f"{inputs[0]}: none of {counts.seen} pairs passes the rules; measure on pairs that are used")
+        raise DataError(
+            f"{inputs[0]}: none of {counts.seen} pairs passes the rules; measure on pairs of the kind that you clean"
+        )
     seen = {name: rule.seen for name, rule in counts.rules.items()}
     pairs = {**dict.fromkeys(BEFORE_RULES, counts.seen), **seen, **dict.fromkeys(AFTER_RULES, counts.kept)}
     if clip_model is not None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from qvl import images
 from qvl.data.synth.corpus import Corpus
-from qvl.data.synth.fonts import FontSet, has_all
+from qvl.data.synth.fonts import Face, FontSet, has_all
 from qvl.data.synth.layout import Block, Rect, Word, set_block, union
 from qvl.data.synth.warp import Bend, Homography, Points, corners_of, jittered, rect_to_quad
 
@@ -38,12 +38,15 @@ def fast(settings: PageSettings) -> PageSettings:
 
 @dataclass(frozen=True)
 class SynthPage:
-    """An RGB picture, JPEG-encoded, and the quads of its text in reading order."""
+    """An RGB picture, JPEG-encoded, and the quads of its text in reading order.
+
+    faces: of each block its font, and how many of the labels, in their order, are drawn in it.
+    """
 
     encoded: bytes
     size: tuple[int, int]
     labels: tuple[Label, ...]
-    families: tuple[str, ...]
+    faces: tuple[tuple[Face, int], ...]
 
 
 def make_page(
@@ -54,18 +57,18 @@ def make_page(
     width, height = _size(rng, settings)
     ground = _ground(rng, noise, width, height, photos)
     labels: list[Label] = []
-    families: list[str] = []
+    faces: list[tuple[Face, int]] = []
     for cell in _cells(rng, width, height):
         made = _block(rng, settings, corpus, fonts, cell, min(width, height))
         if made is None:
             continue
-        block, family = made
-        families.append(family)
+        block, face = made
         ground, placed = _place(rng, ground, block, cell, settings.level)
         labels += placed
+        faces.append((face, len(placed)))
     buffer = io.BytesIO()
     _effects(rng, noise, ground).save(buffer, "JPEG", quality=rng.randint(50, 95))
-    return SynthPage(buffer.getvalue(), (width, height), tuple(labels), tuple(families))
+    return SynthPage(buffer.getvalue(), (width, height), tuple(labels), tuple(faces))
 
 
 def _size(rng: random.Random, settings: PageSettings) -> tuple[int, int]:
@@ -113,8 +116,8 @@ def _cells(rng: random.Random, width: int, height: int) -> list[Rect]:
 
 def _block(
     rng: random.Random, settings: PageSettings, corpus: Corpus, fonts: FontSet, cell: Rect, short_side: int
-) -> tuple[Block, str] | None:
-    """A block for a cell, somewhat smaller than it, and its family; None when no word fits."""
+) -> tuple[Block, Face] | None:
+    """A block for a cell, somewhat smaller than it, and its font; None when no word fits."""
     size = max(12, round(short_side * rng.uniform(*settings.text_size)))
     language = settings.language
     face = fonts.choose(rng, "zh" if language in ("zh", "mixed") else "en")
@@ -124,7 +127,7 @@ def _block(
     words = [w for w in words if has_all(face, w)]  # or a box would be drawn, and labelled as text
     height = min(height, round(size * rng.uniform(2, 14)) + size) if not vertical else height
     block = set_block(words, face, size, width, height, rng, vertical)
-    return (block, face.family) if block.lines else None
+    return (block, face) if block.lines else None
 
 
 def _place(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qvl.data.damage import Damage
+from qvl.data.splits import OTHER_SPLIT
 from qvl.errors import DataError
 from qvl.text.markup import Box, Content, box_from_pixels
 
 Exchange = tuple[Content, Content]  # prefix, answer
-OTHER_SPLIT = "not of the train split"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ Annotations = Iterator[Annotation | Damage]
 def fixed(prefix: Content, answer: Content) -> Callable[[int, int], Exchange]:
     """An exchange that does not depend on the image's size."""
     return lambda width, height: (prefix, answer)
+
+
+def other_split(key: str, split: object, picture: Path, rows: int = 1) -> Damage:
+    """A row that is not for training; its picture is remembered, so that other data sets can leave it out too."""
+    return Damage(OTHER_SPLIT, key, str(split), rows, str(picture.absolute()))
 
 
 def read_json(path: Path) -> Any:

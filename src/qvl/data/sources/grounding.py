@@ -9,12 +9,12 @@ from typing import Any
 from qvl.data.damage import Damage
 from qvl.data.pairs.readers import find_units, read_unit
 from qvl.data.sources.common import (
-    OTHER_SPLIT,
     Annotation,
     Annotations,
     Exchange,
     clipped_box,
     of_form,
+    other_split,
     read_json,
     rows_of,
 )
@@ -136,17 +136,17 @@ def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
             refs_path, "refs of ref_id, ann_id, image_id, split, sentences; instances of images, annotations"
         ) from error
     for ref, key, sentences in refs:
-        if ref.get("split") != "train":
-            yield Damage(OTHER_SPLIT, key, str(ref.get("split")), rows=len(sentences))
-            continue
         if ref.get("ann_id") not in boxes or ref.get("image_id") not in names:
             yield Damage(
                 "annotation does not fit", key, "its image or object is not in instances.json", rows=len(sentences)
             )
             continue
-        x, y, width, height = boxes[ref["ann_id"]]
         # file_name of a ref carries the object's number; the image's own name is in instances.json
         image = images_dir / names[ref["image_id"]]
+        if ref.get("split") != "train":
+            yield other_split(key, ref.get("split"), image, len(sentences))
+            continue
+        x, y, width, height = boxes[ref["ann_id"]]
         for sentence in sentences:
             text = str(sentence.get("sent", "")).strip()
             sent_key = f"{key}-{sentence.get('sent_id')}"

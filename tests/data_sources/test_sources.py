@@ -296,6 +296,12 @@ def test_grit_gives_captions_with_boxes_and_each_phrase(tmp_path: Path, photos: 
         ("referring", (f"<ref>{row['caption']}</ref>", "<box>(20,20),(960,980)</box>")),
     ]
     assert dict(report.left_out) == {"no phrase with a box": 1, "annotation does not fit": 1, "no image": 1}
+    assert "phrases found: 5" in report.summary()
+    assert (report.statistics["captions"], report.statistics["phrases kept"], report.statistics["boxes kept"]) == (
+        3,
+        3,
+        3,
+    )
 
 
 def test_qwens_own_dialogues(tmp_path: Path, photos: Path) -> None:
@@ -400,7 +406,6 @@ def test_messages_of_sharegpt_and_openai(tmp_path: Path, photos: Path) -> None:
         {"messages": [{"role": "user", "content": parts}, answer]},
         {"messages": [{"role": "user", "content": fetched}, answer]},
         {"messages": [{"role": "tool", "content": "x"}, answer]},
-        {"messages": [{"role": "user", "content": "<image>x"}, answer], "images": ["1.jpg"], "objects": {"ref": ["x"]}},
     ]
     path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)))
     report, samples = converted("messages", [path], photos, tmp_path / "out")
@@ -410,7 +415,52 @@ def test_messages_of_sharegpt_and_openai(tmp_path: Path, photos: Path) -> None:
     assert dict(report.left_out) == {
         "an image is an address; fetch it first and name the file": 1,
         "a message without role (user, assistant, system) and content": 1,
-        "boxes in `objects` are not read": 1,
+    }
+
+
+def swift(question: str, answer: str, objects: Any, images: Sequence[str] = ("1.jpg",)) -> dict[str, Any]:
+    spoken = [("system", "You are a helpful assistant."), ("user", question), ("assistant", answer)]
+    messages = [{"role": role, "content": content} for role, content in spoken]
+    return {"messages": messages, "images": list(images), "objects": objects}
+
+
+def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Path) -> None:
+    picture(photos, "1.jpg")
+    PILImage.new("RGB", (1000, 500), (9, 90, 9)).save(photos / "2.png")
+    both = {"ref": ["a dog", "a woman"], "bbox": [[20, 10, 100.0, 50], [250, 125, 500, 250]], "image_id": [0, 1]}
+    turned = {"ref": ["sheep"], "bbox": [[0.5, 0.6, 0.1, 0.2], [0.0, 0.0, 1.0, 1.0]], "bbox_type": "norm1"}
+    find = ("<image>Find the <ref-object> in the image", "<bbox>")
+    rows = [
+        swift("<image><image>Describe.", "<ref-object><bbox> and <ref-object><bbox>", both, ["1.jpg", "2.png"]),
+        swift(find[0], "<bbox><bbox>", turned),
+        swift(find[0], "<bbox><bbox>", {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]] * 2}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[615, 226]]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[300, 10, 400, 50]]}),  # the picture is 200 pixels wide
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "image_id": [1]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "bbox_type": "norm1000"}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "image_id": ["first"]}),
+        swift(*find, '{"ref": ["sheep"]}'),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]]}, ["gone.jpg"]),
+    ]
+    path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)))
+    report, samples = converted("messages", [path], photos, tmp_path / "out")
+    assert [to_string(turn.content) for sample in samples for turn in sample.turns[1:]] == [
+        "Describe.",
+        "<ref>a dog</ref><box>(100,100),(500,500)</box> and <ref>a woman</ref><box>(250,250),(500,500)</box>",
+        "Find the <ref>sheep</ref> in the image",
+        "<box>(100,200),(500,600)</box><box>(0,0),(999,999)</box>",
+    ]
+    assert dict(report.left_out) == {
+        "more <bbox> marks than `objects` has": 1,
+        "`objects` has more than the <bbox> marks": 1,
+        "a bbox in `objects` is not x, y, x, y: points can't be told in Qwen-VL's tags": 1,
+        "box has no area inside the image": 1,
+        "a bbox in `objects` is on an image that is not there": 1,
+        "image_id in `objects` is not a list of whole numbers": 1,
+        "bbox_type in `objects` is neither real nor norm1": 1,
+        "`objects` is not of the form ref: phrases, bbox: boxes": 1,
+        "missing image": 1,
     }
 
 

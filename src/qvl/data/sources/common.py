@@ -1,6 +1,7 @@
 """What every reader gives: exchanges about an image, its boxes still in the measure of its data set."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,14 @@ class Annotation:
     exchange: Callable[[int, int], Exchange] = field(repr=False)
 
 
-Annotations = Iterator[Annotation | Damage]
+@dataclass(frozen=True)
+class Statistics:
+    """What a reader counts of its rows beside the samples, for the report."""
+
+    counts: Counter[str]
+
+
+Annotations = Iterator[Annotation | Statistics | Damage]
 
 
 def fixed(prefix: Content, answer: Content) -> Callable[[int, int], Exchange]:

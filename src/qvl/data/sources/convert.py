@@ -16,7 +16,7 @@ from qvl.data.language import language_of
 from qvl.data.likeness import DISTANCE
 from qvl.data.sample import Sample, Turn, replacing_split, write_split
 from qvl.data.sources import dialogues, grounding, vqa
-from qvl.data.sources.common import Annotation, Exchange
+from qvl.data.sources.common import Annotation, Exchange, Statistics
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.files import write_text
 from qvl.text.markup import Image, plain_text
@@ -26,7 +26,8 @@ LEFT_OUT_NAME = "left_out.jsonl"
 OTHER_SPLITS_NAME = "other_splits.txt"  # pictures of rows that are not for training; --against reads it
 EXCHANGES = 8
 SINGLE = frozenset({"caption", "grounded_caption"})  # one answer says all there is to say about a picture
-Reader = Callable[[Sequence[Path], Path], Iterator[Annotation | Sample | Damage]]
+Item = Annotation | Sample | Statistics | Damage
+Reader = Callable[[Sequence[Path], Path], Iterator[Item]]
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ class ConvertReport:
     shards: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    statistics: Counter[str] = field(default_factory=Counter)
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def summary(self) -> str:
         """For the terminal: one line per fact."""
         tasks = ", ".join(f"{task} {count:,}" for task, count in self.tasks.most_common())
         lines = [f"{self.dataset}: {self.rows_used:,} rows in {self.samples:,} samples, {self.shards} shards ({tasks})"]
+        lines += [f"  {name}: {count:,}" for name, count in sorted(self.statistics.items())]
         lines += [f"  left out, {kind}: {count:,}" for kind, count in self.left_out.most_common()]
         return "\n".join(lines + self.held_out.summary_lines())
 
@@ -114,7 +117,7 @@ def convert(
     report = ConvertReport(dataset, held_out=read_held_out(against, distance))
     left_out: list[Damage] = []
     with replacing_split(out_dir, overwrite) as folder:
-        sound = _sound(_read(dataset, files, images_dir), report.held_out, left_out)
+        sound = _sound(_read(dataset, files, images_dir), report, left_out)
         samples = _samples(sound, dataset, exchanges, report, left_out)
         report.shards = write_split(_counted(samples, report), folder, dataset)
         for damage in left_out:
@@ -127,24 +130,25 @@ def convert(
     return report
 
 
-def _read(dataset: str, files: Sequence[Path], images_dir: Path) -> Iterator[Annotation | Sample | Damage]:
+def _read(dataset: str, files: Sequence[Path], images_dir: Path) -> Iterator[Item]:
     try:
         yield from DATASETS[dataset].read(files, images_dir)
     except (AttributeError, KeyError, TypeError) as error:  # a list where an object should be, deep inside
         raise DataError(f"{', '.join(map(str, files))}: not of the form of {dataset} ({error!r})") from error
 
 
-def _sound(
-    items: Iterable[Annotation | Sample | Damage], held_out: HeldOut, left_out: list[Damage]
-) -> Iterator[Annotation | Sample]:
-    """What is no Damage, and of dialogues those that show no evaluation picture."""
+def _sound(items: Iterable[Item], report: ConvertReport, left_out: list[Damage]) -> Iterator[Annotation | Sample]:
+    """What is for training: no Damage, no dialogue that shows an evaluation picture (annotations show it later)."""
     for item in items:
-        if isinstance(item, Damage):
-            left_out.append(item)
-        elif isinstance(item, Sample) and (like := next(filter(None, map(held_out.find, item.images)), None)):
-            left_out.append(_near_evaluation(item.provenance["row"], like))
-        else:
-            yield item
+        match item:
+            case Damage():
+                left_out.append(item)
+            case Statistics():
+                report.statistics.update(item.counts)
+            case Sample() if like := next(filter(None, map(report.held_out.find, item.images)), None):
+                left_out.append(_near_evaluation(item.provenance["row"], like))
+            case _:
+                yield item
 
 
 def _near_evaluation(key: str, like: tuple[str, int]) -> Damage:

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from qvl.data.sources.common import (
     Annotation,
     Annotations,
     Exchange,
+    Statistics,
     clipped_box,
     of_form,
     other_split,
     read_json,
     rows_of,
 )
-from qvl.data.sources.grit import Corners, Phrase, parse_phrases, select_phrases
+from qvl.data.sources.grit import Corners, Phrase, parse_phrases, select_phrases, selection_counts
 from qvl.data.sources.vqa import vg_images
 from qvl.errors import DataError
 from qvl.text.markup import Content, Ref, Segment, Text
@@ -43,8 +44,10 @@ def read_grit(files: Sequence[Path], images_dir: Path) -> Annotations:
                 yield Damage("annotation does not fit", key, str(error))
 
 
-def _grit_pair(key: str, image: Path | bytes, fields: dict[str, Any]) -> Iterator[Annotation | Damage]:
-    kept = select_phrases(parse_phrases(fields))
+def _grit_pair(key: str, image: Path | bytes, fields: dict[str, Any]) -> Annotations:
+    found = parse_phrases(fields)
+    kept = select_phrases(found)
+    yield Statistics(selection_counts(found, kept))
     if not kept:
         yield Damage("no phrase with a box", key)
         return

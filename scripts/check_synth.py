@@ -1,8 +1,8 @@
 """Are synthetic OCR samples drawn in fonts that have every labelled character? A table of the families, and an answer.
 
 Read from the fonts' own files, with nothing of qvl.data.synth: the character must be in a Unicode character map of the
-font that the sample says it was drawn in, its glyph must not be the one for missing characters, must have an outline,
-and must not look like the one for missing characters when FreeType draws it.
+font that the sample says it was drawn in, its glyph must have an outline, and FreeType must draw it otherwise than a
+missing character.
 
     scripts/fonts.sh fonts && qvl data synth --fast --count 10000 --fonts fonts --out runs/synth
     python scripts/check_synth.py runs/synth fonts
@@ -41,7 +41,7 @@ def main() -> int:
         key: wrong
         for key, used in characters.items()
         for path in files[key[0]]  # fonts of one name: each must have it
-        if (wrong := Font(path, key[1]).lacks(set(used)))
+        if (wrong := faults(path, key[1], set(used)))
     }
     print(table(families, characters))
     total = sum(used.total() for used in characters.values())
@@ -81,41 +81,35 @@ def count_characters(split: Path) -> tuple[int, int, dict[FontKey, Counter[str]]
     return samples, labels, characters, families
 
 
-class Font:
-    """One face of a font file, by fontTools and by FreeType."""
+def faults(path: Path, face: int, wanted: set[str]) -> dict[str, str]:
+    """The characters that a face does not have, and how that shows: by fontTools and by FreeType."""
+    drawing = ImageFont.truetype(str(path), DRAWN, index=face)
+    with TTFont(path, fontNumber=face, lazy=True) as font:
+        names = {code: name for part in font["cmap"].tables if part.isUnicode() for code, name in part.cmap.items()}
+        found = {}
+        for character in sorted(wanted):
+            name = names.get(ord(character))
+            if name is None:
+                found[character] = "not in the character map"
+            elif not has_outline(font, name):
+                found[character] = "no outline"
+            elif drawn(drawing, character) == drawn(drawing, NO_CHARACTER):
+                found[character] = "drawn as a missing character"
+    return found
 
-    def __init__(self, path: Path, face: int) -> None:
-        self.font = TTFont(path, fontNumber=face, lazy=True)
-        self.glyphs = self.font.getGlyphSet()
-        self.names: dict[int, str] = {}
-        for part in self.font["cmap"].tables:
-            if part.isUnicode():
-                self.names.update(part.cmap)
-        self.drawing = ImageFont.truetype(str(path), DRAWN, index=face)
-        self.box = self.draw(NO_CHARACTER)
 
-    def draw(self, character: str) -> bytes:
-        """The pixels of a character, with their width and height."""
-        mask = self.drawing.getmask(character)
-        return repr(mask.size).encode() + bytes(mask)
+def has_outline(font: TTFont, name: str) -> bool:
+    """Whether a glyph leaves any ink."""
+    glyphs = font.getGlyphSet()
+    pen = BoundsPen(glyphs)
+    glyphs[name].draw(pen)
+    return pen.bounds is not None
 
-    def lacks(self, wanted: set[str]) -> dict[str, str]:
-        """The characters that the face does not have, and how that shows."""
-        found = ((character, self.fault(character)) for character in sorted(wanted))
-        return {character: why for character, why in found if why}
 
-    def fault(self, character: str) -> str | None:
-        """What is wrong with a character's glyph."""
-        name = self.names.get(ord(character))
-        if name is None:
-            return "not in the character map"
-        if self.font.getGlyphID(name) == 0:
-            return "mapped to the glyph for missing characters"
-        pen = BoundsPen(self.glyphs)
-        self.glyphs[name].draw(pen)
-        if pen.bounds is None:
-            return "no outline"
-        return "drawn as a missing character" if self.draw(character) == self.box else None
+def drawn(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+    """(width, height) and pixels of a character."""
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
 
 
 def table(families: dict[str, dict[str, Any]], characters: dict[FontKey, Counter[str]]) -> str:

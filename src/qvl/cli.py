@@ -95,7 +95,7 @@ def _add_data_tools(verbs: Any) -> None:
     ocr.add_argument("--allow-network", action="store_true", help="pages may load from the network")
     ocr.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
-    clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, COCO captions, or folders")
+    clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, caption files, or folders")
     clean.add_argument("--source", required=True, help="settings: laion_en, coyo, in_house, ... or your own file.toml")
     clean.add_argument("--out", type=Path, required=True)
     clean.add_argument("--images", type=Path, help="where image paths start (beside the file that names them)")

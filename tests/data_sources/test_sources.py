@@ -220,13 +220,15 @@ def refcoco_files(folder: Path, protocol: int) -> list[Path]:
     }
     refs = [{**ref, "split": "train", "sentences": [sentence, {**sentence, "sent_id": 1, "sent": "lady"}]}]
     refs += [
-        {**ref, "split": "testA", "sentences": [sentence]},
+        {**ref, "split": "testA", "image_id": 9, "sentences": [sentence]},
         {**ref, "ann_id": 5, "split": "train", "sentences": [sentence]},
     ]
     folder.mkdir(exist_ok=True)
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=protocol))
     instances = {
-        "images": [{"id": 581857, "file_name": "COCO_train2014_000000581857.jpg", "width": 200, "height": 100}],
+        "images": [
+            {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "width": 200, "height": 100} for i in (581857, 9)
+        ],
         "annotations": [{"id": 1719310, "image_id": 581857, "category_id": 1, "bbox": [50.0, 25.0, 100.0, 50.0]}],
     }
     return [folder / "refs(unc).p", written(folder, "instances.json", instances)]
@@ -241,6 +243,18 @@ def test_refcoco(tmp_path: Path, photos: Path, protocol: int) -> None:
         ("<ref>lady</ref>", "<box>(250,250),(750,750)</box>"),
     ]
     assert dict(report.left_out) == {"not of the train split": 1, "annotation does not fit": 1}
+
+
+def test_a_picture_of_two_splits_of_refcoco_is_not_learnt(tmp_path: Path, photos: Path) -> None:
+    """Google's split of RefCOCOg divides the objects, not the pictures."""
+    picture(photos, "COCO_train2014_000000581857.jpg")
+    files = refcoco_files(tmp_path, 2)
+    refs = pickle.loads(files[0].read_bytes())
+    refs[1]["image_id"] = 581857
+    files[0].write_bytes(pickle.dumps(refs))
+    report, _ = converted("refcoco", files, photos, tmp_path / "out")
+    assert report.samples == 0
+    assert report.left_out["its picture is of another split too"] == 2
 
 
 class Evil:
@@ -441,6 +455,7 @@ def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Pa
         swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "bbox_type": "norm1000"}),
         swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "image_id": ["first"]}),
         swift(*find, '{"ref": ["sheep"]}'),
+        swift(*find, {}),
         swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]]}, ["gone.jpg"]),
     ]
     path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)))
@@ -453,6 +468,7 @@ def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Pa
     ]
     assert dict(report.left_out) == {
         "more <bbox> marks than `objects` has": 1,
+        "more <ref-object> marks than `objects` has": 1,
         "`objects` has more than the <bbox> marks": 1,
         "a bbox in `objects` is not x, y, x, y: points can't be told in Qwen-VL's tags": 1,
         "box has no area inside the image": 1,

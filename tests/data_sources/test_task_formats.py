@@ -126,11 +126,11 @@ def test_referring_of_regions_and_their_description(photos: Path) -> None:
 def test_referring_of_objects(photos: Path, refs_name: str) -> None:
     sentences = [{"sent_id": 0, "sent": "the ear on a giraffe", "raw": "The ear on a giraffe."}]
     refs = [
-        {"ref_id": i, "ann_id": 5, "image_id": 9, "split": split, "sentences": sentences, "file_name": "x_5.jpg"}
+        {"ref_id": i, "ann_id": 5, "image_id": 9 + i, "split": split, "sentences": sentences}
         for i, split in enumerate(("train", "val", "test"))
     ]
     instances = {
-        "images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg"}],
+        "images": [{"id": 9 + i, "file_name": f"COCO_train2014_{9 + i:012d}.jpg"} for i in range(3)],
         "annotations": [{"id": 5, "image_id": 9, "bbox": [176.0, 106.0, 56.0, 54.0]}],
     }
     assert converted("refcoco", photos, **{refs_name: pickle.dumps(refs)}, i__json=instances) == [

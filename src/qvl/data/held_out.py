@@ -65,7 +65,10 @@ def read_held_out(places: Sequence[Path], distance: int = DISTANCE) -> HeldOut:
 
 def _pictures(place: Path) -> Iterator[tuple[str, Path | bytes]]:
     if place.suffix == ".txt" and place.is_file():
-        names = place.read_text(encoding="utf-8").splitlines()
+        try:
+            names = place.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{place}: not a list in UTF-8 ({error})") from error
         yield from ((name, place.parent / name) for name in names if name.strip())
         return
     for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith(".")):

@@ -94,7 +94,7 @@ def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | 
         for key, row in _numbered(path):
             names = ("role", "content") if "messages" in row else ("from", "value")
             messages, named = row.get("messages", row.get("conversations")), list(row.get("images") or [])
-            if row.get("objects"):
+            if row.get("objects") is not None:
                 try:
                     messages = _with_objects(messages, names[1], row["objects"], named, images_dir)
                 except DataError as error:

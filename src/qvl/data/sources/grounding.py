@@ -127,7 +127,8 @@ def _described(phrase: str, corners: Corners) -> Callable[[int, int], Exchange]:
 
 
 def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
-    """refs(unc).p or refs(umd).p, then instances.json: every sentence of the train split, with its object's box."""
+    """refs(unc).p or refs(umd).p, then instances.json: every sentence of the train split, with its object's box, but
+    for pictures that another split has too."""
     refs_path, instances_path = files
     instances = read_json(instances_path)
     try:
@@ -138,6 +139,7 @@ def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
         raise of_form(
             refs_path, "refs of ref_id, ann_id, image_id, split, sentences; instances of images, annotations"
         ) from error
+    held_out = {ref.get("image_id") for ref, _, _ in refs if ref.get("split") != "train"}
     for ref, key, sentences in refs:
         if ref.get("ann_id") not in boxes or ref.get("image_id") not in names:
             yield Damage(
@@ -148,6 +150,9 @@ def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
         image = images_dir / names[ref["image_id"]]
         if ref.get("split") != "train":
             yield other_split(key, ref.get("split"), image, len(sentences))
+            continue
+        if ref["image_id"] in held_out:  # Google's split of RefCOCOg is one of objects, not of pictures
+            yield Damage("its picture is of another split too", key, str(image), rows=len(sentences))
             continue
         x, y, width, height = boxes[ref["ann_id"]]
         for sentence in sentences:

@@ -17,6 +17,9 @@ from qvl.data.synth.warp import Bend, Homography, Points, corners_of, jittered, 
 
 LEVELS = ("word", "line", "block")
 MAX_COLUMNS = 3
+HIDDEN, HIDDEN_SHARE = 50, 0.02  # grey levels between letters and ground, and the share of ink that may have fewer
+GREY = (0.299, 0.587, 0.114)  # what each channel adds to a grey value
+OUTLINE = 0.06  # of a line's height
 Label = tuple[str, Points]  # text, its quad in pixels
 
 
@@ -151,6 +154,7 @@ def _place(
     shifted = Homography(homography.matrix @ np.array([[1, 0, 0], [0, 1, -room], [0, 0, 1.0]]))
     warped = shifted.image(Image.fromarray(mask), ground.size)
     colour = _colour(rng, ground, target)
+    _outline(ground, warped, colour, round(line_height * OUTLINE))
     if rng.random() < 0.15:  # a soft shadow under the letters
         shade = warped.filter(ImageFilter.GaussianBlur(line_height * 0.06)).point(lambda v: v // 2)
         offset = round(line_height * 0.06) + 1
@@ -189,6 +193,19 @@ def _colour(rng: random.Random, ground: Image.Image, target: Points) -> tuple[in
     under = np.asarray(ground.crop((int(x0), int(y0), int(x1) + 1, int(y1) + 1)).resize((16, 16)).convert("L"))
     low, high = (0, 70) if under.mean() > 127 else (190, 255)
     return (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high))
+
+
+def _outline(ground: Image.Image, letters: Image.Image, colour: tuple[int, int, int], width: int) -> None:
+    """Letters of which some would not show, as those half on dark and half on light, get an edge of another colour."""
+    if (box := letters.getbbox()) is None:
+        return
+    inked = letters.crop(box)
+    under = np.asarray(ground.crop(box).convert("L"), dtype=np.int16)[np.asarray(inked) > 127]
+    if (np.abs(under - np.dot(colour, GREY)) < HIDDEN).mean() <= HIDDEN_SHARE:
+        return
+    around = (max(0, box[0] - width), max(0, box[1] - width), box[2] + width, box[3] + width)
+    edge = letters.crop(around).filter(ImageFilter.MaxFilter(2 * width + 1))
+    ground.paste(_opposite(colour), around[:2], edge)
 
 
 def _opposite(colour: tuple[int, int, int]) -> tuple[int, int, int]:

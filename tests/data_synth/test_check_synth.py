@@ -12,7 +12,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from qvl.data.sample import read_split, write_shard
 from qvl.data.synth.build import SynthConfig, synthesize
-from qvl.data.synth.fonts import FOLDERS, find_fonts
+from qvl.data.synth.fonts import FOLDERS, Face, find_fonts, has_all
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_synth.py"
 
@@ -54,6 +54,8 @@ def test_every_way_to_lack_a_character(check: Any, tmp_path: Path) -> None:
         "D": "drawn as a missing character",
         "E": "not in the character map",
     }
+    face = Face(str(tmp_path / "holes.ttf"), 0, "Holes")
+    assert [c for c in "ABCE" if has_all(face, c)] == ["A"]  # nor does the generator draw what has no ink
 
 
 def test_samples_are_checked_against_the_font_that_they_name(

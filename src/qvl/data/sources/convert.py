@@ -84,7 +84,9 @@ class ConvertReport:
         lines = [f"{self.dataset}: {self.rows_used:,} rows in {self.samples:,} samples, {self.shards} shards ({tasks})"]
         lines += [f"  {name}: {count:,}" for name, count in sorted(self.statistics.items())]
         lines += [f"  left out, {kind}: {count:,}" for kind, count in self.left_out.most_common()]
-        return "\n".join(lines + self.held_out.summary_lines())
+        if set(self.tasks) != {"text"}:
+            lines += self.held_out.summary_lines()
+        return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
         """For convert.json."""

@@ -201,7 +201,7 @@ def _outline(ground: Image.Image, letters: Image.Image, colour: tuple[int, int, 
         return
     inked = letters.crop(box)
     under = np.asarray(ground.crop(box).convert("L"), dtype=np.int16)[np.asarray(inked) > 127]
-    if (np.abs(under - np.dot(colour, GREY)) < HIDDEN).mean() <= HIDDEN_SHARE:
+    if (np.abs(under - np.dot(colour, GREY)) < HIDDEN).sum() <= HIDDEN_SHARE * under.size:
         return
     around = (max(0, box[0] - width), max(0, box[1] - width), box[2] + width, box[3] + width)
     edge = letters.crop(around).filter(ImageFilter.MaxFilter(2 * width + 1))

@@ -95,7 +95,7 @@ def _add_data_tools(verbs: Any) -> None:
     ocr.add_argument("--allow-network", action="store_true", help="pages may load from the network")
     ocr.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
-    clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, COCO captions, or folders")
+    clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, caption files, or folders")
     clean.add_argument("--source", required=True, help="settings: laion_en, coyo, in_house, ... or your own file.toml")
     clean.add_argument("--out", type=Path, required=True)
     clean.add_argument("--images", type=Path, help="where image paths start (beside the file that names them)")
@@ -132,6 +132,7 @@ def _add_data_tools(verbs: Any) -> None:
     convert.add_argument("--images", type=Path, default=Path(), help="folder of its images (the current one)")
     convert.add_argument("--out", type=Path, required=True)
     convert.add_argument("--exchanges", type=int, default=8, help="questions about a picture that share a sample (8)")
+    _held_out_flags(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
     dialogues = _verb(tools, "dialogues", _data_dialogues, "captions and boxes -> dialogues, also by a language model")
     dialogues.add_argument("splits", nargs="+", type=Path, help="folders of shards with captions and boxes")
@@ -148,12 +149,7 @@ def _add_data_tools(verbs: Any) -> None:
     dedup = _verb(tools, "dedup", _data_dedup, "copy shards without near duplicates and without evaluation pictures")
     dedup.add_argument("split", type=Path)
     dedup.add_argument("--out", type=Path, required=True)
-    dedup.add_argument(
-        "--against", type=Path, action="append", default=[], help="folder of evaluation pictures or shards"
-    )
-    dedup.add_argument(
-        "--distance", type=int, default=6, help="bits of 64 in which like pictures may differ (6, at most 7)"
-    )
+    _held_out_flags(dedup)
     dedup.add_argument("--workers", type=int, help="processes (one per core)")
     trace = _verb(tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each")
     trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
@@ -179,6 +175,19 @@ def _add_data_tools(verbs: Any) -> None:
     view.add_argument("--limit", type=int, default=24, help="samples (24)")
     view.add_argument("--task", help="of this task alone")
     _sequence_flags(view)
+
+
+def _held_out_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        help="evaluation pictures: a folder of images or shards, or a .txt list; may come several times",
+    )
+    parser.add_argument(
+        "--distance", type=int, default=6, help="bits of 64 in which like pictures may differ (6, at most 7)"
+    )
 
 
 def _sequence_flags(parser: argparse.ArgumentParser) -> None:
@@ -282,6 +291,8 @@ def _data_convert(args: argparse.Namespace) -> None:
         args.out,
         images_dir=args.images,
         exchanges=args.exchanges,
+        against=args.against,
+        distance=args.distance,
         overwrite=args.overwrite,
     )
     print(report.summary())

@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from PIL import ImageEnhance
 
 from qvl.cli import main
-from qvl.data.dedup import HashIndex, dedup_split, picture_hash
+from qvl.data.dedup import dedup_split
+from qvl.data.likeness import HashIndex, picture_hash
 from qvl.data.sample import Sample, Turn, read_split, write_shard
 from qvl.errors import UsageError
 from qvl.text.markup import Text
@@ -90,8 +91,9 @@ def test_a_split_loses_copies_and_evaluation_pictures_and_says_which(
     command = ["data", "dedup", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert main([*command, "--against", str(tmp_path / "eval")]) == 0
     printed = capsys.readouterr().out
-    assert "8 samples, 6 kept; 1 evaluation pictures" in printed
-    assert "not compared, unreadable" in printed
+    assert "8 samples, 6 kept" in printed
+    assert "compared with 1 evaluation pictures" in printed
+    assert "not compared, 1 unreadable" in printed
     assert [s.id for s in read_split(tmp_path / "out")] == ["a", "b", "f", "g", "q", "r"]
     removed = [json.loads(line) for line in (tmp_path / "out" / "removed.jsonl").read_text().splitlines()]
     assert [(r["id"], r["row"], r["why"], Path(r["like"]).name) for r in removed] == [

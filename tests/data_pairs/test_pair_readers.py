@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from qvl.data.damage import Damage
 from qvl.data.pairs import readers
 from qvl.data.pairs.archive import Member, read_members
-from qvl.data.pairs.readers import RawPair, find_units, read_unit
+from qvl.data.pairs.readers import find_units, read_unit
+from qvl.data.pairs.unit import RawPair
 from qvl.errors import UsageError
 
 IMAGE = jpeg()

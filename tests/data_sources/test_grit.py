@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvl.data.sources.grit import Phrase, parse_phrases, select_phrases
+from qvl.data.sources.grit import Phrase, nesting_depth, parse_phrases, select_phrases, selection_counts
 from qvl.errors import DataError
 
 CORNERS = (0.1, 0.1, 0.5, 0.5)
@@ -71,6 +71,27 @@ def test_a_span_has_its_boxes_once_whichever_list_names_them() -> None:
         Phrase(0, 13, ((0.1, 0.1, 0.4, 0.9), (0.5, 0.1, 0.9, 0.9))),
         Phrase(0, 32, ((0.5, 0.1, 0.9, 1.0),)),
     ]
+
+
+@given(PHRASES)
+def test_the_depth_is_that_of_the_character_with_most_phrases(phrases: list[Phrase]) -> None:
+    assert nesting_depth(phrases) == max(
+        (sum(p.start <= place < p.end for p in phrases) for place in range(30)), default=0
+    )
+
+
+def test_statistics_before_and_after_the_selection() -> None:
+    found = [phrase(0, 66), phrase(19, 66, 2), phrase(0, 13), phrase(19, 32, 6)]
+    assert selection_counts(found, select_phrases(found)) == {
+        "captions": 1,
+        "captions with phrases nested 3 deep": 1,
+        "phrases found": 4,
+        "boxes found": 10,
+        "phrases kept": 2,
+        "boxes kept": 7,
+        "kept phrases with boxes: 1": 1,
+        "kept phrases with boxes: 4 or more": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -220,13 +220,15 @@ def refcoco_files(folder: Path, protocol: int) -> list[Path]:
     }
     refs = [{**ref, "split": "train", "sentences": [sentence, {**sentence, "sent_id": 1, "sent": "lady"}]}]
     refs += [
-        {**ref, "split": "testA", "sentences": [sentence]},
+        {**ref, "split": "testA", "image_id": 9, "sentences": [sentence]},
         {**ref, "ann_id": 5, "split": "train", "sentences": [sentence]},
     ]
     folder.mkdir(exist_ok=True)
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=protocol))
     instances = {
-        "images": [{"id": 581857, "file_name": "COCO_train2014_000000581857.jpg", "width": 200, "height": 100}],
+        "images": [
+            {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "width": 200, "height": 100} for i in (581857, 9)
+        ],
         "annotations": [{"id": 1719310, "image_id": 581857, "category_id": 1, "bbox": [50.0, 25.0, 100.0, 50.0]}],
     }
     return [folder / "refs(unc).p", written(folder, "instances.json", instances)]
@@ -241,6 +243,18 @@ def test_refcoco(tmp_path: Path, photos: Path, protocol: int) -> None:
         ("<ref>lady</ref>", "<box>(250,250),(750,750)</box>"),
     ]
     assert dict(report.left_out) == {"not of the train split": 1, "annotation does not fit": 1}
+
+
+def test_a_picture_of_two_splits_of_refcoco_is_not_learnt(tmp_path: Path, photos: Path) -> None:
+    """Google's split of RefCOCOg divides the objects, not the pictures."""
+    picture(photos, "COCO_train2014_000000581857.jpg")
+    files = refcoco_files(tmp_path, 2)
+    refs = pickle.loads(files[0].read_bytes())
+    refs[1]["image_id"] = 581857
+    files[0].write_bytes(pickle.dumps(refs))
+    report, _ = converted("refcoco", files, photos, tmp_path / "out")
+    assert report.samples == 0
+    assert report.left_out["its picture is of another split too"] == 2
 
 
 class Evil:
@@ -296,6 +310,12 @@ def test_grit_gives_captions_with_boxes_and_each_phrase(tmp_path: Path, photos: 
         ("referring", (f"<ref>{row['caption']}</ref>", "<box>(20,20),(960,980)</box>")),
     ]
     assert dict(report.left_out) == {"no phrase with a box": 1, "annotation does not fit": 1, "no image": 1}
+    assert "phrases found: 5" in report.summary()
+    assert (report.statistics["captions"], report.statistics["phrases kept"], report.statistics["boxes kept"]) == (
+        3,
+        3,
+        3,
+    )
 
 
 def test_qwens_own_dialogues(tmp_path: Path, photos: Path) -> None:
@@ -400,7 +420,6 @@ def test_messages_of_sharegpt_and_openai(tmp_path: Path, photos: Path) -> None:
         {"messages": [{"role": "user", "content": parts}, answer]},
         {"messages": [{"role": "user", "content": fetched}, answer]},
         {"messages": [{"role": "tool", "content": "x"}, answer]},
-        {"messages": [{"role": "user", "content": "<image>x"}, answer], "images": ["1.jpg"], "objects": {"ref": ["x"]}},
     ]
     path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)))
     report, samples = converted("messages", [path], photos, tmp_path / "out")
@@ -410,7 +429,54 @@ def test_messages_of_sharegpt_and_openai(tmp_path: Path, photos: Path) -> None:
     assert dict(report.left_out) == {
         "an image is an address; fetch it first and name the file": 1,
         "a message without role (user, assistant, system) and content": 1,
-        "boxes in `objects` are not read": 1,
+    }
+
+
+def swift(question: str, answer: str, objects: Any, images: Sequence[str] = ("1.jpg",)) -> dict[str, Any]:
+    spoken = [("system", "You are a helpful assistant."), ("user", question), ("assistant", answer)]
+    messages = [{"role": role, "content": content} for role, content in spoken]
+    return {"messages": messages, "images": list(images), "objects": objects}
+
+
+def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Path) -> None:
+    picture(photos, "1.jpg")
+    PILImage.new("RGB", (1000, 500), (9, 90, 9)).save(photos / "2.png")
+    both = {"ref": ["a dog", "a woman"], "bbox": [[20, 10, 100.0, 50], [250, 125, 500, 250]], "image_id": [0, 1]}
+    turned = {"ref": ["sheep"], "bbox": [[0.5, 0.6, 0.1, 0.2], [0.0, 0.0, 1.0, 1.0]], "bbox_type": "norm1"}
+    find = ("<image>Find the <ref-object> in the image", "<bbox>")
+    rows = [
+        swift("<image><image>Describe.", "<ref-object><bbox> and <ref-object><bbox>", both, ["1.jpg", "2.png"]),
+        swift(find[0], "<bbox><bbox>", turned),
+        swift(find[0], "<bbox><bbox>", {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]] * 2}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[615, 226]]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[300, 10, 400, 50]]}),  # the picture is 200 pixels wide
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "image_id": [1]}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "bbox_type": "norm1000"}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]], "image_id": ["first"]}),
+        swift(*find, '{"ref": ["sheep"]}'),
+        swift(*find, {}),
+        swift(*find, {"ref": ["sheep"], "bbox": [[20, 10, 100, 50]]}, ["gone.jpg"]),
+    ]
+    path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)))
+    report, samples = converted("messages", [path], photos, tmp_path / "out")
+    assert [to_string(turn.content) for sample in samples for turn in sample.turns[1:]] == [
+        "Describe.",
+        "<ref>a dog</ref><box>(100,100),(500,500)</box> and <ref>a woman</ref><box>(250,250),(500,500)</box>",
+        "Find the <ref>sheep</ref> in the image",
+        "<box>(100,200),(500,600)</box><box>(0,0),(999,999)</box>",
+    ]
+    assert dict(report.left_out) == {
+        "more <bbox> marks than `objects` has": 1,
+        "more <ref-object> marks than `objects` has": 1,
+        "`objects` has more than the <bbox> marks": 1,
+        "a bbox in `objects` is not x, y, x, y: points can't be told in Qwen-VL's tags": 1,
+        "box has no area inside the image": 1,
+        "a bbox in `objects` is on an image that is not there": 1,
+        "image_id in `objects` is not a list of whole numbers": 1,
+        "bbox_type in `objects` is neither real nor norm1": 1,
+        "`objects` is not of the form ref: phrases, bbox: boxes": 1,
+        "missing image": 1,
     }
 
 

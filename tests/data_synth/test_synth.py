@@ -97,17 +97,37 @@ def test_a_picture_is_sound_at_every_level(level: str, index: int) -> None:
     assert PILImage.open(io.BytesIO(page.encoded)).size == page.size == (448, 448)
 
 
+def test_words_show_on_dark_and_light_at_once(tmp_path: Path) -> None:
+    stripes = np.where(np.arange(448)[None, :, None] // 45 % 2, 255, 0).astype(np.uint8)
+    PILImage.fromarray(np.broadcast_to(stripes, (448, 448, 3)).copy()).save(tmp_path / "stripes.png")
+    shown = []
+    for index in range(0, 36, 3):
+        page = draw(SynthConfig(count=36, seed=2, level="word", fast=True, photos=(str(tmp_path),)), index)
+        grey = np.asarray(PILImage.open(io.BytesIO(page.encoded)).convert("L"), dtype=np.float64)
+        for _, quad in page.labels:
+            (x0, y0), (x1, y1) = quad.min(0).astype(int), quad.max(0).astype(int)
+            columns = grey[max(0, y0) : y1 + 1, max(0, x0) : x1 + 1]
+            for part in np.array_split(columns, max(1, columns.shape[1] // 24), axis=1):
+                shown.append(np.ptp(np.percentile(part, (2, 98))))
+    assert len(shown) > 100
+    assert sum(levels < 40 for levels in shown) < 0.01 * len(shown)  # one in thirteen without an outline
+
+
 def test_no_character_is_labelled_that_its_font_lacks() -> None:
-    faces = {
-        family: [*FONTS.latin.get(family, ()), *FONTS.chinese.get(family, ())]
-        for family in (*FONTS.latin, *FONTS.chinese)
-    }
     labelled = 0
     for index in range(12):
-        page = draw(SynthConfig(count=12, seed=8, fast=True), index)
-        for text, _ in page.labels:
-            labelled += len(text)
-            assert any(has_all(face, text) for family in page.families for face in faces[family]), text
+        config = SynthConfig(count=12, seed=8, fast=True)
+        page = draw(config, index)
+        texts = [text for text, _ in page.labels]
+        for face, count in page.faces:
+            for text in texts[:count]:
+                labelled += len(text)
+                assert has_all(face, text), text
+            del texts[:count]
+        assert not texts
+        if page.labels:
+            fonts = build.page_sample(page, config, index).provenance["fonts"]
+            assert [font["labels"] for font in fonts] == [count for _, count in page.faces]
     assert labelled > 300
 
 

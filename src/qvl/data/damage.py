@@ -7,10 +7,12 @@ from dataclasses import dataclass
 class Damage:
     """Something that could not be read: its kind, for counting, where, and what the reader said.
 
-    rows: how many rows it cost; 0 where a whole file is damaged and nobody knows what it held.
+    rows: how many rows it cost; 0 where a whole file is damaged and nobody knows what it held. picture: of a row of
+    another split, the file that it is about.
     """
 
     kind: str
     key: str
     detail: str = ""
     rows: int = 1
+    picture: str = ""

@@ -1,4 +1,4 @@
-"""Files of image-text pairs -> raw pairs: img2dataset's tars, Parquet, JSON lines, COCO captions, plain folders.
+"""Files of image-text pairs -> raw pairs: img2dataset's tars, Parquet, JSON lines, annotation files, plain folders.
 
 Whatever can't be read comes out as a Damage in its place, never as an exception: one broken file among thousands
 is counted, and the rest goes on.
@@ -6,7 +6,6 @@ is counted, and the rest goes on.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ import pyarrow.parquet as pq
 
 from qvl import images
 from qvl.data.damage import Damage
+from qvl.data.pairs.annotations import SBU_ADDRESSES, annotation_units, read_annotations, read_table, table_units
 from qvl.data.pairs.archive import Member, read_members
+from qvl.data.pairs.unit import RawPair, Unit
 from qvl.errors import UsageError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -26,40 +27,12 @@ ROWS_PER_UNIT = 10_000
 READ_BATCH = 256
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A piece of the input that one worker reads at once: a whole tar, or [start, stop) of a larger file.
-
-    start and stop count row groups (parquet), bytes (lines) or images (coco, folder).
-    """
-
-    kind: str
-    path: Path
-    name: str  # the path from the input's own name on: stays the same when the data moves
-    start: int = 0
-    stop: int = 0
-    names: tuple[str, ...] = ()  # folder: the image files
-
-    @property
-    def label(self) -> str:
-        """For reports."""
-        return f"{self.name}[{self.start}:{self.stop}]" if self.stop else self.name
-
-
-@dataclass(frozen=True)
-class RawPair:
-    """One row as found: fields by column name, the image's bytes, or where its file is."""
-
-    key: str
-    fields: dict[str, Any] = field(repr=False)
-    image: bytes | Path = field(repr=False)
-
-
 def find_units(inputs: Sequence[Path]) -> list[Unit]:
     """The units of files and folders, in a fixed order. UsageError for a path that holds nothing to read.
 
     In a folder, tars, Parquet and JSON lines are read at any depth; one without them is read as images with a
-    .txt or .json file beside each. The Parquet that img2dataset writes beside a tar is its log, not data.
+    .txt or .json file beside each. The Parquet that img2dataset writes beside a tar is its log, not data. Captions
+    in files of their own (annotations) are given as those files.
     """
     units: list[Unit] = []
     for path in inputs:
@@ -67,7 +40,7 @@ def find_units(inputs: Sequence[Path]) -> list[Unit]:
             raise UsageError(f"{path}: no such file or folder")
         found = list(_units_of_folder(path)) if path.is_dir() else list(_units_of_file(path, path.name))
         if not found:
-            raise UsageError(f"{path}: no .tar, .parquet, .jsonl, COCO .json or images with captions here")
+            raise UsageError(f"{path}: no .tar, .parquet, .jsonl, .json, .tsv or images with captions here")
         units += found
     labels = [unit.label for unit in units]
     if (
@@ -111,7 +84,9 @@ def _units_of_file(path: Path, name: str) -> Iterator[Unit]:
         for start in range(0, max(size, 1), BYTES_PER_UNIT):
             yield Unit("lines", path, name, start, min(start + BYTES_PER_UNIT, size))
     elif path.suffix == ".json":
-        yield Unit("coco", path, name)
+        yield from annotation_units(path, name, ROWS_PER_UNIT)
+    elif path.suffix == ".tsv" or path.name == SBU_ADDRESSES:
+        yield from table_units(path, name, ROWS_PER_UNIT)
 
 
 def _row_groups(path: Path, name: str) -> Iterator[Unit]:
@@ -142,8 +117,10 @@ def read_unit(unit: Unit, image_root: Path | None = None) -> Iterator[RawPair | 
             yield from _read_parquet(unit, root)
         case "lines":
             yield from _read_lines(unit, root)
-        case "coco":
-            yield from _read_coco(unit.path, root)
+        case "annotations":
+            yield from read_annotations(unit, root)
+        case "table":
+            yield from read_table(unit, root)
         case _:
             yield from _read_folder(unit)
 
@@ -251,22 +228,6 @@ def _pair_of_fields(key: str, fields: dict[str, Any], root: Path) -> RawPair | D
         if isinstance(value, str) and value:
             return RawPair(key, fields, root / value)
     return Damage("no image", key, f"looked for {', '.join(dict.fromkeys(BYTES_COLUMNS + PATH_COLUMNS))}")
-
-
-def _read_coco(path: Path, root: Path) -> Iterator[RawPair | Damage]:
-    """COCO's caption annotations: one pair per image, with all of its captions."""
-    try:
-        content = json.loads(path.read_bytes())
-        captions: dict[Any, list[Any]] = {}
-        for annotation in content["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        named = [(image["id"], root / image["file_name"]) for image in content["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        detail = f"images (id, file_name) and annotations (image_id, caption) are needed: {error!r}"
-        yield Damage("file can't be read", path.name, detail, rows=0)
-        return
-    for image_id, image_path in named:
-        yield RawPair(str(image_id), {"caption": captions.get(image_id)}, image_path)
 
 
 def _read_folder(unit: Unit) -> Iterator[RawPair | Damage]:

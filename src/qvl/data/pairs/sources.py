@@ -35,7 +35,7 @@ class SourceSettings:
 
 
 def bundled_sources() -> list[str]:
-    """Names of the settings that come with qvl: the ten sources of Table 2."""
+    """Names of the settings that come with qvl: the ten sources of Table 2, and Flickr30K."""
     return sorted(path.stem for path in _bundled().glob("*.toml"))
 
 

@@ -1,4 +1,4 @@
 """Readers of annotated data sets in their true formats -> samples of the tasks of stages 2 and 3.
 
-common (what a reader gives) <- vqa, grounding, captions, dialogues -> convert (samples, counts, shards).
+common (what a reader gives) <- vqa, grounding (grit), dialogues (objects) -> convert (samples, counts, shards).
 """

@@ -1,17 +1,18 @@
 """What every reader gives: exchanges about an image, its boxes still in the measure of its data set."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qvl.data.damage import Damage
+from qvl.data.splits import OTHER_SPLIT
 from qvl.errors import DataError
 from qvl.text.markup import Box, Content, box_from_pixels
 
 Exchange = tuple[Content, Content]  # prefix, answer
-OTHER_SPLIT = "not of the train split"
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,24 @@ class Annotation:
     exchange: Callable[[int, int], Exchange] = field(repr=False)
 
 
-Annotations = Iterator[Annotation | Damage]
+@dataclass(frozen=True)
+class Statistics:
+    """What a reader counts of its rows beside the samples, for the report."""
+
+    counts: Counter[str]
+
+
+Annotations = Iterator[Annotation | Statistics | Damage]
 
 
 def fixed(prefix: Content, answer: Content) -> Callable[[int, int], Exchange]:
     """An exchange that does not depend on the image's size."""
     return lambda width, height: (prefix, answer)
+
+
+def other_split(key: str, split: object, picture: Path, rows: int = 1) -> Damage:
+    """A row that is not for training; its picture is remembered, so that other data sets can leave it out too."""
+    return Damage(OTHER_SPLIT, key, str(split), rows, str(picture.absolute()))
 
 
 def read_json(path: Path) -> Any:

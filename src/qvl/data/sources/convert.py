@@ -7,22 +7,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from qvl import images
 from qvl.data.damage import Damage
+from qvl.data.held_out import NEAR_EVALUATION, HeldOut, read_held_out
 from qvl.data.language import language_of
+from qvl.data.likeness import DISTANCE
 from qvl.data.sample import Sample, Turn, replacing_split, write_split
 from qvl.data.sources import dialogues, grounding, vqa
-from qvl.data.sources.common import Annotation, Exchange
+from qvl.data.sources.common import Annotation, Exchange, Statistics
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.files import write_text
 from qvl.text.markup import Image, plain_text
 
 REPORT_NAME = "convert.json"
 LEFT_OUT_NAME = "left_out.jsonl"
+OTHER_SPLITS_NAME = "other_splits.txt"  # pictures of rows that are not for training; --against reads it
 EXCHANGES = 8
 SINGLE = frozenset({"caption", "grounded_caption"})  # one answer says all there is to say about a picture
-Reader = Callable[[Sequence[Path], Path], Iterator[Annotation | Sample | Damage]]
+Item = Annotation | Sample | Statistics | Damage
+Reader = Callable[[Sequence[Path], Path], Iterator[Item]]
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,22 @@ class ConvertReport:
     shards: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    statistics: Counter[str] = field(default_factory=Counter)
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     def summary(self) -> str:
         """For the terminal: one line per fact."""
         tasks = ", ".join(f"{task} {count:,}" for task, count in self.tasks.most_common())
         lines = [f"{self.dataset}: {self.rows_used:,} rows in {self.samples:,} samples, {self.shards} shards ({tasks})"]
+        lines += [f"  {name}: {count:,}" for name, count in sorted(self.statistics.items())]
         lines += [f"  left out, {kind}: {count:,}" for kind, count in self.left_out.most_common()]
+        if set(self.tasks) != {"text"}:
+            lines += self.held_out.summary_lines()
         return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """For convert.json."""
+        return {**vars(self), "held_out": self.held_out.pictures}
 
 
 def convert(
@@ -86,46 +100,62 @@ def convert(
     *,
     images_dir: Path = Path(),
     exchanges: int = EXCHANGES,
+    against: Sequence[Path] = (),
+    distance: int = DISTANCE,
     overwrite: bool = False,
 ) -> ConvertReport:
-    """Read a data set's own files and write shards, convert.json and left_out.jsonl to out_dir.
+    """Read a data set's own files and write shards, convert.json, left_out.jsonl and other_splits.txt to out_dir.
 
     exchanges: how many questions about one picture share a sample; 1 gives the paper's form, more store and encode
-    the picture once for all of them. Raises UsageError for an unknown data set or files that don't fit, DataError
-    for files not of its form.
+    the picture once for all of them. against: evaluation pictures, as `read_held_out` reads them; what shows one of
+    them, up to `distance` bits of its hash, is left out. Raises UsageError for an unknown data set or files that
+    don't fit, DataError for files not of its form.
     """
     if dataset not in DATASETS:
         raise UsageError(f"data set {dataset!r}: known are {', '.join(DATASETS)}")
     if exchanges < 1:
         raise UsageError(f"exchanges {exchanges}: at least 1")
     DATASETS[dataset].check(files)
-    report = ConvertReport(dataset)
+    report = ConvertReport(dataset, held_out=read_held_out(against, distance))
     left_out: list[Damage] = []
     with replacing_split(out_dir, overwrite) as folder:
-        sound = _sound(_read(dataset, files, images_dir), left_out)
+        sound = _sound(_read(dataset, files, images_dir), report, left_out)
         samples = _samples(sound, dataset, exchanges, report, left_out)
         report.shards = write_split(_counted(samples, report), folder, dataset)
         for damage in left_out:
             report.left_out[damage.kind] += max(damage.rows, 1)
         lines = "".join(json.dumps(asdict(damage), ensure_ascii=False) + "\n" for damage in left_out)
         write_text(folder / LEFT_OUT_NAME, lines)
-        write_text(folder / REPORT_NAME, json.dumps(vars(report), indent=1, ensure_ascii=False) + "\n")
+        pictures = dict.fromkeys(damage.picture for damage in left_out if damage.picture)
+        write_text(folder / OTHER_SPLITS_NAME, "".join(f"{picture}\n" for picture in pictures))
+        write_text(folder / REPORT_NAME, json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
     return report
 
 
-def _read(dataset: str, files: Sequence[Path], images_dir: Path) -> Iterator[Annotation | Sample | Damage]:
+def _read(dataset: str, files: Sequence[Path], images_dir: Path) -> Iterator[Item]:
     try:
         yield from DATASETS[dataset].read(files, images_dir)
     except (AttributeError, KeyError, TypeError) as error:  # a list where an object should be, deep inside
         raise DataError(f"{', '.join(map(str, files))}: not of the form of {dataset} ({error!r})") from error
 
 
-def _sound(items: Iterable[Annotation | Sample | Damage], left_out: list[Damage]) -> Iterator[Annotation | Sample]:
+def _sound(items: Iterable[Item], report: ConvertReport, left_out: list[Damage]) -> Iterator[Annotation | Sample]:
+    """What is for training: no Damage, no dialogue that shows an evaluation picture (annotations show it later)."""
     for item in items:
-        if isinstance(item, Damage):
-            left_out.append(item)
-        else:
-            yield item
+        match item:
+            case Damage():
+                left_out.append(item)
+            case Statistics():
+                report.statistics.update(item.counts)
+            case Sample() if like := next(filter(None, map(report.held_out.find, item.images)), None):
+                left_out.append(_near_evaluation(item.provenance["row"], like))
+            case _:
+                yield item
+
+
+def _near_evaluation(key: str, like: tuple[str, int]) -> Damage:
+    name, bits = like
+    return Damage(NEAR_EVALUATION, key, f"{name}, {bits} bits differ")
 
 
 def _counted(samples: Iterator[Sample], report: ConvertReport) -> Iterator[Sample]:
@@ -139,7 +169,7 @@ def _samples(
     items: Iterator[Annotation | Sample], dataset: str, exchanges: int, report: ConvertReport, left_out: list[Damage]
 ) -> Iterator[Sample]:
     """Annotations of one picture and task that follow each other become samples; dialogues are samples already."""
-    known: tuple[object, bytes, tuple[int, int]] | None = None  # the last picture: its questions follow each other
+    known: _Picture | None = None  # the last picture: its questions follow each other
     for (_, task), group in groupby(items, key=_group_key):
         rows = list(group)
         if isinstance(rows[0], Sample):
@@ -148,27 +178,38 @@ def _samples(
             continue
         annotations = [row for row in rows if isinstance(row, Annotation)]
         source = annotations[0].image
-        if known is None or (known[0] is not source and known[0] != source):
+        if known is None or (known.source is not source and known.source != source):
             try:
-                known = (source, *_read_image(source))
+                known = _read_image(source, report.held_out)
             except ImageError as error:
                 left_out += [Damage(error.kind, a.key, str(error)) for a in annotations]
                 known = None
                 continue
-        _, encoded, size = known
-        made = list(_exchanges(annotations, size, left_out))
+        if known.like:
+            left_out += [_near_evaluation(a.key, known.like) for a in annotations]
+            continue
+        made = list(_exchanges(annotations, known.size, left_out))
         report.rows_used += len(made)
         step = 1 if task in SINGLE else exchanges
         for start in range(0, len(made), step):
-            yield _sample(dataset, task, encoded, made[start : start + step])
+            yield _sample(dataset, task, known.encoded, made[start : start + step])
 
 
 def _group_key(item: Annotation | Sample) -> tuple[object, str]:
     return (item.id, "") if isinstance(item, Sample) else (item.image, item.task)
 
 
-def _read_image(source: Path | bytes) -> tuple[bytes, tuple[int, int]]:
-    """The encoded picture as found, and its size in pixels."""
+@dataclass(frozen=True)
+class _Picture:
+    """An encoded picture as found, its (width, height) in pixels, and the evaluation picture that it is like."""
+
+    source: Path | bytes
+    encoded: bytes
+    size: tuple[int, int]
+    like: tuple[str, int] | None
+
+
+def _read_image(source: Path | bytes, held_out: HeldOut) -> _Picture:
     if isinstance(source, bytes):
         encoded = source
     else:
@@ -176,7 +217,7 @@ def _read_image(source: Path | bytes) -> tuple[bytes, tuple[int, int]]:
             encoded = source.read_bytes()
         except OSError as error:
             raise ImageError(f"{source}: {error.strerror}", "missing image") from error
-    return encoded, images.probe(encoded)
+    return _Picture(source, encoded, images.probe(encoded), held_out.find(encoded))
 
 
 def _exchanges(

@@ -1,4 +1,4 @@
-"""Dialogues in Qwen-VL's own JSON, LLaVA's and InternVL's, ShareGPT's and OpenAI's messages; and plain text."""
+"""Dialogues in Qwen-VL's own JSON, LLaVA's and InternVL's, ShareGPT's, OpenAI's and ms-swift's messages; plain text."""
 
 import base64
 import binascii
@@ -14,6 +14,7 @@ from qvl.data.damage import Damage
 from qvl.data.language import language_of
 from qvl.data.sample import Sample, Turn
 from qvl.data.sources.common import of_form, read_json
+from qvl.data.sources.objects import fill_marks
 from qvl.errors import DataError, ImageError, TextError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, parse_markup, plain_text
 from qvl.text.published import to_list_format
@@ -88,17 +89,34 @@ def read_llava(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Dam
 
 def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
     """ShareGPT's and OpenAI's: rows of messages (role, content) and images; content is a text with <image> in it,
-    or parts of type text and image_url (a data URI or a path)."""
+    or parts of type text and image_url (a data URI or a path). ms-swift's have `objects` for marks in the texts."""
     for path in files:
         for key, row in _numbered(path):
-            if row.get("objects"):
-                yield Damage(
-                    "boxes in `objects` are not read", key, "write them into the text as <box>(x1,y1),(x2,y2)</box>"
-                )
-                continue
             names = ("role", "content") if "messages" in row else ("from", "value")
-            messages = row.get("messages", row.get("conversations"))
-            yield from _marked("messages", path, key, messages, names, list(row.get("images") or []), images_dir)
+            messages, named = row.get("messages", row.get("conversations")), list(row.get("images") or [])
+            if row.get("objects") is not None:
+                try:
+                    messages = _with_objects(messages, names[1], row["objects"], named, images_dir)
+                except DataError as error:
+                    yield _damage(error, key)
+                    continue
+            yield from _marked("messages", path, key, messages, names, named, images_dir)
+
+
+def _with_objects(messages: Any, name: str, objects: Any, named: list[Any], images_dir: Path) -> list[dict[str, Any]]:
+    """The messages with phrases and boxes in place of their marks."""
+
+    def size_of(index: int) -> tuple[int, int]:
+        if not 0 <= index < len(named):
+            raise DataError("a bbox in `objects` is on an image that is not there")
+        return images.probe(_picture(named[index], images_dir))
+
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get(name), str) for m in messages
+    ):
+        raise DataError("messages with `objects` are not texts")
+    texts = fill_marks([message[name] for message in messages], objects, size_of)
+    return [{**message, name: text} for message, text in zip(messages, texts, strict=True)]
 
 
 def _marked(
@@ -188,19 +206,23 @@ def _dialogue(
         shown = [s.index for turn in turns for s in turn.content if isinstance(s, Image)]
         turns = tuple(Turn(turn.role, _renumbered(turn.content, shown)) for turn in turns)
         encoded = tuple(_read(pictures[index]) for index in shown)
-    except ImageError as error:
-        yield Damage(error.kind, key, str(error))
-        return
-    except TextError as error:
-        yield Damage("tags that can't be read", key, str(error))
-        return
-    except DataError as error:
-        yield Damage(str(error.args[0]), key, "".join(map(str, error.args[1:])))
+    except (DataError, TextError) as error:
+        yield _damage(error, key)
         return
     provenance = {"source": source, "row": f"{path.name}#{key}", "settings": source}
     language = language_of("".join(plain_text(turn.content) for turn in turns))
     identity = hashlib.sha256(f"{path.name}#{key}".encode()).hexdigest()[:20]
     yield Sample(f"{source}/{identity}", "dialogue", language, encoded, turns, provenance)
+
+
+def _damage(error: DataError | TextError, key: str) -> Damage:
+    """An error in a row as a Damage of the kind that it names."""
+    match error:
+        case ImageError():
+            return Damage(error.kind, key, str(error))
+        case TextError():
+            return Damage("tags that can't be read", key, str(error))
+    return Damage(str(error.args[0]), key, "".join(map(str, error.args[1:])))
 
 
 def _turns(messages: Any, names: tuple[str, str], content: Callable[[Any], Content]) -> tuple[Turn, ...]:

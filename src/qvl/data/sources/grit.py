@@ -6,8 +6,10 @@ kosmos-2's README for the format: each of noun_chunks and ref_exps is a list of
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from qvl.errors import DataError
@@ -76,3 +78,23 @@ def select_phrases(phrases: Sequence[Phrase]) -> list[Phrase]:
         else:
             n -= 1
     return kept[::-1]
+
+
+def nesting_depth(phrases: Sequence[Phrase]) -> int:
+    """How many phrases lie one in (or over) another where most do: 1 where none overlaps another, 0 without any."""
+    ends = sorted([(p.start, 1) for p in phrases] + [(p.end, -1) for p in phrases])  # an end comes before a start
+    return max(accumulate((step for _, step in ends)), default=0)
+
+
+def selection_counts(found: Sequence[Phrase], kept: Sequence[Phrase]) -> Counter[str]:
+    """Statistics of one caption, to be added up over all."""
+    counts = Counter({"captions": 1, f"captions with phrases nested {_some(nesting_depth(found), 4)} deep": 1})
+    for state, phrases in (("found", found), ("kept", kept)):
+        counts[f"phrases {state}"] = len(phrases)
+        counts[f"boxes {state}"] = sum(len(phrase.boxes) for phrase in phrases)
+    counts.update(f"kept phrases with boxes: {_some(len(phrase.boxes), 4)}" for phrase in kept)
+    return counts
+
+
+def _some(number: int, most: int) -> str:
+    return f"{most} or more" if number >= most else str(number)

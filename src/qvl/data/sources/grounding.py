@@ -2,23 +2,24 @@
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from qvl.data.damage import Damage
 from qvl.data.pairs.readers import find_units, read_unit
 from qvl.data.sources.common import (
-    OTHER_SPLIT,
     Annotation,
     Annotations,
     Exchange,
+    Statistics,
     clipped_box,
     of_form,
+    other_split,
     read_json,
     rows_of,
 )
-from qvl.data.sources.grit import Corners, Phrase, parse_phrases, select_phrases
+from qvl.data.sources.grit import Corners, Phrase, parse_phrases, select_phrases, selection_counts
 from qvl.data.sources.vqa import vg_images
 from qvl.errors import DataError
 from qvl.text.markup import Content, Ref, Segment, Text
@@ -43,8 +44,10 @@ def read_grit(files: Sequence[Path], images_dir: Path) -> Annotations:
                 yield Damage("annotation does not fit", key, str(error))
 
 
-def _grit_pair(key: str, image: Path | bytes, fields: dict[str, Any]) -> Iterator[Annotation | Damage]:
-    kept = select_phrases(parse_phrases(fields))
+def _grit_pair(key: str, image: Path | bytes, fields: dict[str, Any]) -> Annotations:
+    found = parse_phrases(fields)
+    kept = select_phrases(found)
+    yield Statistics(selection_counts(found, kept))
     if not kept:
         yield Damage("no phrase with a box", key)
         return
@@ -124,7 +127,8 @@ def _described(phrase: str, corners: Corners) -> Callable[[int, int], Exchange]:
 
 
 def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
-    """refs(unc).p or refs(umd).p, then instances.json: every sentence of the train split, with its object's box."""
+    """refs(unc).p or refs(umd).p, then instances.json: every sentence of the train split, with its object's box, but
+    for pictures that another split has too."""
     refs_path, instances_path = files
     instances = read_json(instances_path)
     try:
@@ -135,18 +139,22 @@ def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:
         raise of_form(
             refs_path, "refs of ref_id, ann_id, image_id, split, sentences; instances of images, annotations"
         ) from error
+    held_out = {ref.get("image_id") for ref, _, _ in refs if ref.get("split") != "train"}
     for ref, key, sentences in refs:
-        if ref.get("split") != "train":
-            yield Damage(OTHER_SPLIT, key, str(ref.get("split")), rows=len(sentences))
-            continue
         if ref.get("ann_id") not in boxes or ref.get("image_id") not in names:
             yield Damage(
                 "annotation does not fit", key, "its image or object is not in instances.json", rows=len(sentences)
             )
             continue
-        x, y, width, height = boxes[ref["ann_id"]]
         # file_name of a ref carries the object's number; the image's own name is in instances.json
         image = images_dir / names[ref["image_id"]]
+        if ref.get("split") != "train":
+            yield other_split(key, ref.get("split"), image, len(sentences))
+            continue
+        if ref["image_id"] in held_out:  # Google's split of RefCOCOg is one of objects, not of pictures
+            yield Damage("its picture is of another split too", key, str(image), rows=len(sentences))
+            continue
+        x, y, width, height = boxes[ref["ann_id"]]
         for sentence in sentences:
             text = str(sentence.get("sent", "")).strip()
             sent_key = f"{key}-{sentence.get('sent_id')}"

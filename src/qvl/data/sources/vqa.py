@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qvl.data.damage import Damage
-from qvl.data.sources.common import OTHER_SPLIT, Annotation, Annotations, fixed, of_form, read_json, rows_of
+from qvl.data.sources.common import Annotation, Annotations, fixed, of_form, other_split, read_json, rows_of
+from qvl.data.splits import names_other_split
 from qvl.text.markup import Text
 from qvl.text.prompts import vqa_prefix
 
@@ -30,14 +31,13 @@ def read_vqa(files: Sequence[Path], images_dir: Path) -> Annotations:
         form = "data_subtype, questions (question_id, image_id, question); annotations (question_id, answers)"
         raise of_form(questions_path, form) from error
     for key, question_id, image_id, question in asked:
+        image = images_dir / f"COCO_{subset}_{image_id:012d}.jpg"
         if not subset.startswith("train"):
-            yield Damage(OTHER_SPLIT, key, subset)
+            yield other_split(key, subset, image)
         elif question_id not in answers:
             yield Damage("question without answer", key)
         else:
-            yield _annotation(
-                key, images_dir / f"COCO_{subset}_{image_id:012d}.jpg", question, _agreed(answers[question_id])
-            )
+            yield _annotation(key, image, question, _agreed(answers[question_id]))
 
 
 def _agreed(annotation: dict[str, Any]) -> Any:
@@ -56,7 +56,10 @@ def read_gqa(files: Sequence[Path], images_dir: Path) -> Annotations:
     else:
         rows = [(str(q.get("question_id")), str(q.get("image")), q) for q in rows_of(path, content, form)]
     for key, image, row in rows:
-        yield _annotation(key, images_dir / image, row.get("question"), row.get("answer"))
+        if names_other_split(path.name):
+            yield other_split(key, path.name, images_dir / image)
+        else:
+            yield _annotation(key, images_dir / image, row.get("question"), row.get("answer"))
 
 
 def read_vgqa(files: Sequence[Path], images_dir: Path) -> Annotations:
@@ -89,7 +92,7 @@ def read_dvqa(files: Sequence[Path], images_dir: Path) -> Annotations:
     for row in rows_of(path, read_json(path), "a list of image, question, answer, question_id"):
         key, image = str(row.get("question_id")), str(row.get("image"))
         if "train" not in image:
-            yield Damage(OTHER_SPLIT, key, image)
+            yield other_split(key, image, images_dir / image)
         else:
             yield _annotation(key, images_dir / image, row.get("question"), row.get("answer"))
 
@@ -107,7 +110,7 @@ def read_ocrvqa(files: Sequence[Path], images_dir: Path) -> Annotations:
         image = images_dir / f"{key}{PurePosixPath(str(row.get('imageURL'))).suffix}"
         questions, answers = row.get("questions", ()), row.get("answers", ())
         if row.get("split") != 1:
-            yield Damage(OTHER_SPLIT, key, f"split {row.get('split')}", rows=len(questions))
+            yield other_split(key, f"split {row.get('split')}", image, len(questions))
         elif len(questions) != len(answers):
             yield Damage("questions and answers differ in number", key, rows=len(questions))
         else:
@@ -120,11 +123,11 @@ def read_docvqa(files: Sequence[Path], images_dir: Path) -> Annotations:
     [path] = files
     for row in _data(path):
         key, split = str(row.get("questionId")), row.get("data_split", "train")
+        image = images_dir / str(row.get("image") or row.get("image_local_name"))
         if split != "train":
-            yield Damage(OTHER_SPLIT, key, str(split))
-            continue
-        image = row.get("image") or row.get("image_local_name")
-        yield _annotation(key, images_dir / str(image), row.get("question"), most_given(row.get("answers")))
+            yield other_split(key, split, image)
+        else:
+            yield _annotation(key, image, row.get("question"), most_given(row.get("answers")))
 
 
 def read_textvqa(files: Sequence[Path], images_dir: Path) -> Annotations:
@@ -132,21 +135,23 @@ def read_textvqa(files: Sequence[Path], images_dir: Path) -> Annotations:
     [path] = files
     for row in _data(path):
         key, split = str(row.get("question_id")), row.get("set_name", "train")
+        image = images_dir / f"{row.get('image_id')}.jpg"
         if split != "train":
-            yield Damage(OTHER_SPLIT, key, str(split))
-            continue
-        yield _annotation(
-            key, images_dir / f"{row.get('image_id')}.jpg", row.get("question"), most_given(row.get("answers"))
-        )
+            yield other_split(key, split, image)
+        else:
+            yield _annotation(key, image, row.get("question"), most_given(row.get("answers")))
 
 
 def read_chartqa(files: Sequence[Path], images_dir: Path) -> Annotations:
     """ChartQA's train_human.json and train_augmented.json: lists of imgname, query, label."""
     for path in files:
         for number, row in enumerate(rows_of(path, read_json(path), "a list of imgname, query, label")):
-            label = row.get("label")
+            key, image, label = f"{path.stem}-{number}", images_dir / str(row.get("imgname")), row.get("label")
             answer = most_given(label) if isinstance(label, list) else label
-            yield _annotation(f"{path.stem}-{number}", images_dir / str(row.get("imgname")), row.get("query"), answer)
+            if names_other_split(path.name):
+                yield other_split(key, path.name, image)
+            else:
+                yield _annotation(key, image, row.get("query"), answer)
 
 
 def read_ai2d(files: Sequence[Path], images_dir: Path) -> Annotations:
@@ -161,7 +166,7 @@ def read_ai2d(files: Sequence[Path], images_dir: Path) -> Annotations:
         except (KeyError, TypeError, AttributeError) as error:
             raise of_form(path, "imageName, questions: question -> answerTexts, correctAnswer, questionId") from error
         if name.split(".")[0] in held_out:
-            yield Damage(OTHER_SPLIT, name, "named in the test ids", rows=len(questions))
+            yield other_split(name, "named in the test ids", images_dir / name, len(questions))
             continue
         for question, row in questions:
             options, right = row.get("answerTexts", ()), row.get("correctAnswer")

@@ -16,6 +16,7 @@ FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts",
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 LATIN = frozenset(map(ord, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?'()-"))
 CHINESE = frozenset(map(ord, "的一是了我不在人有他这中大来上个国到说们为子和你地出道也时年，。"))
+INK_SIZE = 24  # pixels: large enough for a hair line to leave ink
 LATIN_NAME = 1033  # Windows' language id of English
 
 
@@ -89,8 +90,8 @@ def families_table(fonts: FontSet) -> str:
 
 
 def has_all(face: Face, text: Iterable[str]) -> bool:
-    """Whether the face has a glyph for every character but spaces."""
-    return all(ord(c) in face.characters for c in text if not c.isspace())
+    """Whether the face has a glyph for every character but spaces; one without ink, as some fonts map, is none."""
+    return all(ord(c) in face.characters and _has_ink(face, c) for c in text if not c.isspace())
 
 
 def _faces(path: Path) -> Sequence[Face]:
@@ -115,6 +116,11 @@ def _face(path: Path, index: int, font: TTFont) -> Face:
 def _character_map(path: str, index: int) -> frozenset[int]:
     with TTFont(path, fontNumber=index, lazy=True) as font:
         return frozenset(font.getBestCmap() or {})
+
+
+@lru_cache(maxsize=1 << 17)
+def _has_ink(face: Face, character: str) -> bool:
+    return face.load(INK_SIZE).getmask(character).getbbox() is not None
 
 
 @lru_cache(maxsize=256)

@@ -11,12 +11,15 @@ from PIL import Image, ImageFilter
 
 from qvl import images
 from qvl.data.synth.corpus import Corpus
-from qvl.data.synth.fonts import FontSet, has_all
+from qvl.data.synth.fonts import Face, FontSet, has_all
 from qvl.data.synth.layout import Block, Rect, Word, set_block, union
 from qvl.data.synth.warp import Bend, Homography, Points, corners_of, jittered, rect_to_quad
 
 LEVELS = ("word", "line", "block")
 MAX_COLUMNS = 3
+HIDDEN, HIDDEN_SHARE = 50, 0.02  # grey levels between letters and ground, and the share of ink that may have fewer
+GREY = (0.299, 0.587, 0.114)  # what each channel adds to a grey value
+OUTLINE = 0.06  # of a line's height
 Label = tuple[str, Points]  # text, its quad in pixels
 
 
@@ -38,12 +41,15 @@ def fast(settings: PageSettings) -> PageSettings:
 
 @dataclass(frozen=True)
 class SynthPage:
-    """An RGB picture, JPEG-encoded, and the quads of its text in reading order."""
+    """An RGB picture, JPEG-encoded, and the quads of its text in reading order.
+
+    faces: of each block its font, and how many of the labels, in their order, are drawn in it.
+    """
 
     encoded: bytes
     size: tuple[int, int]
     labels: tuple[Label, ...]
-    families: tuple[str, ...]
+    faces: tuple[tuple[Face, int], ...]
 
 
 def make_page(
@@ -54,18 +60,18 @@ def make_page(
     width, height = _size(rng, settings)
     ground = _ground(rng, noise, width, height, photos)
     labels: list[Label] = []
-    families: list[str] = []
+    faces: list[tuple[Face, int]] = []
     for cell in _cells(rng, width, height):
         made = _block(rng, settings, corpus, fonts, cell, min(width, height))
         if made is None:
             continue
-        block, family = made
-        families.append(family)
+        block, face = made
         ground, placed = _place(rng, ground, block, cell, settings.level)
         labels += placed
+        faces.append((face, len(placed)))
     buffer = io.BytesIO()
     _effects(rng, noise, ground).save(buffer, "JPEG", quality=rng.randint(50, 95))
-    return SynthPage(buffer.getvalue(), (width, height), tuple(labels), tuple(families))
+    return SynthPage(buffer.getvalue(), (width, height), tuple(labels), tuple(faces))
 
 
 def _size(rng: random.Random, settings: PageSettings) -> tuple[int, int]:
@@ -113,8 +119,8 @@ def _cells(rng: random.Random, width: int, height: int) -> list[Rect]:
 
 def _block(
     rng: random.Random, settings: PageSettings, corpus: Corpus, fonts: FontSet, cell: Rect, short_side: int
-) -> tuple[Block, str] | None:
-    """A block for a cell, somewhat smaller than it, and its family; None when no word fits."""
+) -> tuple[Block, Face] | None:
+    """A block for a cell, somewhat smaller than it, and its font; None when no word fits."""
     size = max(12, round(short_side * rng.uniform(*settings.text_size)))
     language = settings.language
     face = fonts.choose(rng, "zh" if language in ("zh", "mixed") else "en")
@@ -124,7 +130,7 @@ def _block(
     words = [w for w in words if has_all(face, w)]  # or a box would be drawn, and labelled as text
     height = min(height, round(size * rng.uniform(2, 14)) + size) if not vertical else height
     block = set_block(words, face, size, width, height, rng, vertical)
-    return (block, face.family) if block.lines else None
+    return (block, face) if block.lines else None
 
 
 def _place(
@@ -148,6 +154,7 @@ def _place(
     shifted = Homography(homography.matrix @ np.array([[1, 0, 0], [0, 1, -room], [0, 0, 1.0]]))
     warped = shifted.image(Image.fromarray(mask), ground.size)
     colour = _colour(rng, ground, target)
+    _outline(ground, warped, colour, round(line_height * OUTLINE))
     if rng.random() < 0.15:  # a soft shadow under the letters
         shade = warped.filter(ImageFilter.GaussianBlur(line_height * 0.06)).point(lambda v: v // 2)
         offset = round(line_height * 0.06) + 1
@@ -186,6 +193,19 @@ def _colour(rng: random.Random, ground: Image.Image, target: Points) -> tuple[in
     under = np.asarray(ground.crop((int(x0), int(y0), int(x1) + 1, int(y1) + 1)).resize((16, 16)).convert("L"))
     low, high = (0, 70) if under.mean() > 127 else (190, 255)
     return (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high))
+
+
+def _outline(ground: Image.Image, letters: Image.Image, colour: tuple[int, int, int], width: int) -> None:
+    """Letters of which some would not show, as those half on dark and half on light, get an edge of another colour."""
+    if (box := letters.getbbox()) is None:
+        return
+    inked = letters.crop(box)
+    under = np.asarray(ground.crop(box).convert("L"), dtype=np.int16)[np.asarray(inked) > 127]
+    if (np.abs(under - np.dot(colour, GREY)) < HIDDEN).sum() <= HIDDEN_SHARE * under.size:
+        return
+    around = (max(0, box[0] - width), max(0, box[1] - width), box[2] + width, box[3] + width)
+    edge = letters.crop(around).filter(ImageFilter.MaxFilter(2 * width + 1))
+    ground.paste(_opposite(colour), around[:2], edge)
 
 
 def _opposite(colour: tuple[int, int, int]) -> tuple[int, int, int]:

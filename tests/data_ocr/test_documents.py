@@ -18,7 +18,7 @@ from qvl.data.lint import lint
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr, bundled_documents
 from qvl.data.ocr.crops import CropSettings
-from qvl.data.ocr.html import find_browser
+from qvl.data.ocr.html import HtmlSettings, find_browser
 from qvl.data.sample import Sample, read_split
 from qvl.errors import MissingDependencyError, UsageError
 from qvl.text.markup import Quad, Ref, quad_to_pixels
@@ -154,9 +154,12 @@ def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
         ("<p>Žluťoučký kůň</p>", "Latin Extended-A or -B character"),
         ("<p>Шестнадцать голубей сидели на крыше</p>", "neither English nor Chinese"),
         ("<p style='rotate: 5deg'>leaning words</p>", "slanted text"),
-        ("<p style='writing-mode: vertical-rl'>竖排文字</p>", "slanted text"),
+        ("<p style='writing-mode: sideways-rl'>lying on its side</p>", "slanted text"),
+        ("<p style='font-size: 2px'>one hundred words in fine print</p>", "text too small to read"),
+        ("<p style='line-height: 4px'>one line lies over<br>the next of them</p>", "text over text"),
+        ("<p>שלום לכולם</p>", "right-to-left text"),
         ("<p>\ue000 private</p>", "Private Use Area character"),
-        ("<p>" + "many words here " * 300 + "</p>", "too many characters"),
+        ("<p>" + "many words here " * 700 + "</p>", "too many characters"),
     ],
 )
 def test_pages_that_the_paper_drops_are_counted_by_reason(tmp_path: Path, extra: str, reason: str) -> None:
@@ -205,10 +208,12 @@ def test_an_address_is_read_where_the_network_is_allowed(folder: Path, tmp_path:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        report = build_ocr([f"{address}/page.html", "http://127.0.0.1:9/gone"], tmp_path, allow_network=True)
+        report = build_ocr(
+            [f"{address}/page.html", "http://127.0.0.1:9/gone"], tmp_path, html=HtmlSettings(allow_network=True)
+        )
         server.shutdown()
     assert (report.pages_kept, report.samples) == (1, 1)
-    assert report.failures[0].startswith("http://127.0.0.1:9/gone: does not load")
+    assert report.failures[0].startswith("http://127.0.0.1:9/gone: can't be rendered")
     [sample] = read_split(tmp_path)
     assert sample.provenance["source"] == f"{address}/page.html"
 

@@ -1,42 +1,79 @@
 """HTML -> pages: what a real browser shows, and where each visible word is.
 
-Source: paper appendix A.2 (which used Puppeteer); here Playwright drives the system's Chromium. Scripts are
-off and nothing is fetched: a page may load files below its own folder and no more, unless the caller allows
-the network. Long pages are cut into screens between lines.
+Source: paper appendix A.2 (which used Puppeteer); here Playwright drives the system's Chromium. Scripts are off
+and nothing is fetched: a page may load files below its own folder and no more, unless the caller allows scripts
+or the network. All work on a document ends at a time limit, also when a script never ends. Long documents are
+cut into screens between lines; lines come in document order, which is the order that a browser reads aloud.
 """
 
+import asyncio
 import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from qvl.data.ocr.filters import SLANTED
-from qvl.data.ocr.page import Atom, Page, clean, finish
+from qvl.data.ocr.ink import seen_atoms
+from qvl.data.ocr.lines import merge
+from qvl.data.ocr.page import Atom, Page, clean, shifted
 from qvl.errors import DataError, MissingDependencyError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAX_HEIGHT = 16_000  # pixels of a rendered document that are read; Chromium's own screenshots end at 16,384
-TIMEOUT_MS = 30_000
-# Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields.
+CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
+# Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
+# names of images that are not there, documents within the document.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
-  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }
-  *::marker, *::before, *::after { color: transparent !important }
-  input, select, textarea { visibility: hidden !important }"""
+  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important;
+  text-overflow: clip !important }
+  *::marker, *::before, *::after, img { color: transparent !important }
+  input, select, textarea, iframe, frame, object, embed { visibility: hidden !important }"""
+# The same picture without its text.
+BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-text-stroke-color: transparent !important }
+  svg text, svg text * { fill: transparent !important; stroke: transparent !important }"""
 
 # Not the browser driver's own call for it: with the page's scripts off that one never returns.
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
   document.documentElement.append(style); }"""
+_HEIGHT = "Math.max(document.documentElement.scrollHeight, 1)"
 FONT_CHECKS, FONT_PAUSE_MS = 40, 50
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HtmlSettings:
+    """What documents may do: use the network, run scripts, and take so many seconds each."""
+
+    allow_network: bool = False
+    scripts: bool = False
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < float("inf"):
+            raise UsageError(f"timeout {self.timeout}: give seconds above 0")
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """A rendered document: its height and how much of it is read, in CSS pixels; its text; its two pictures."""
+
+    full: int
+    height: int
+    found: dict[str, Any]
+    picture: Image.Image
+    bare: Image.Image
 
 
 def is_url(source: str | Path) -> bool:
@@ -57,28 +94,34 @@ def find_browser() -> str:
 
 def _playwright() -> Any:
     try:
-        from playwright import sync_api
+        from playwright import async_api
     except ImportError as error:
         raise MissingDependencyError("rendering HTML needs playwright: pip install 'qvl[ocr]'") from error
-    return sync_api
+    return async_api
 
 
 class Browser:
-    """One Chromium for many pages; a context manager."""
+    """One Chromium for many documents; a context manager."""
 
-    def __init__(self, allow_network: bool = False, width: int = 1024, zoom: int = 1) -> None:
+    def __init__(self, settings: HtmlSettings | None = None, width: int = 1024, zoom: int = 1) -> None:
         """width: of the window in CSS pixels, zoom: image pixels in each of them."""
-        self.allow_network = allow_network
+        self.settings = settings or HtmlSettings()
         self.width = width
         self.zoom = zoom
         self.blocked: list[str] = []
         self._api = _playwright()
-        executable = find_browser()
-        self._driver = self._api.sync_playwright().start()
+        self._executable = find_browser()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # answers that come after their document was closed
         try:
-            self._browser = self._launch(executable)
+            self._driver = self._wait(self._api.async_playwright().start())
+            try:
+                self._browser = self._wait(self._launch())
+            except BaseException:
+                self._wait(self._driver.stop())
+                raise
         except BaseException:
-            self._driver.stop()
+            self._loop.close()
             raise
 
     def __enter__(self) -> "Browser":
@@ -87,125 +130,141 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._browser.close()
-        self._driver.stop()
-
-    def _launch(self, executable: str) -> Any:
-        """With Chromium's sandbox where it works: never for root, and not in every container."""
-        options = {"executable_path": executable, "args": ["--disable-background-networking"]}
-        if os.geteuid() != 0:
-            try:
-                return self._driver.chromium.launch(chromium_sandbox=True, **options)
-            except self._api.Error:
-                logger.warning("Chromium's sandbox does not start here: going on without it (scripts are off)")
-        options["args"] = [*options["args"], "--no-sandbox"]
         try:
-            return self._driver.chromium.launch(**options)
-        except self._api.Error as error:
-            reason = str(error).splitlines()[0]
-            raise MissingDependencyError(f"{executable} does not start ({reason}): reinstall it") from error
+            self._wait(self._close(self._browser))
+            self._wait(self._driver.stop())
+        finally:
+            self._loop.close()
 
     def pages(self, source: str | Path, max_side: int = 1024, name: str | None = None) -> Iterator[Page | DataError]:
         """The document cut into screens of at most max_side CSS pixels' height.
 
-        Raises DataError when it can't load; one comes at the end when the document goes on below MAX_HEIGHT.
+        Raises DataError when it can't be read in time; one comes at the end when the document goes on below
+        MAX_HEIGHT.
         """
         label = name or str(source)
-        with self._open(source, label) as tab:
-            full, height, found, shot = self._look(tab, label)
-        problems = (SLANTED,) if found["slanted"] else ()
-        atoms = [a for a in (_atom(item, self.zoom) for item in found["atoms"]) if a is not None]
-        for number, (top, bottom) in enumerate(screens(atoms, shot.height, max_side * self.zoom), start=1):
-            inside = [_shift(a, top) for a in atoms if top <= a.box[1] and a.box[3] <= bottom]
-            yield finish(shot.crop((0, top, shot.width, bottom)), inside, label, number, problems)
-        if full > height:
-            yield DataError(f"{label}: only the upper {height} of {full} pixels are read; cut the document in parts")
-
-    def _look(self, tab: Any, label: str) -> tuple[int, int, dict[str, Any], Image.Image]:
-        """(height of the document, height that is read, what the script found, the picture of it)."""
-        try:
-            full = max(int(tab.evaluate("document.documentElement.scrollHeight")), 1)
-            height = min(full, MAX_HEIGHT // self.zoom)
-            tab.set_viewport_size({"width": self.width, "height": height})
-            found = tab.evaluate(_script())
-            shot = tab.screenshot(animations="disabled")
-        except self._api.Error as error:
-            raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
-        return full, height, found, Image.open(io.BytesIO(shot)).convert("RGB")
-
-    def _open(self, source: str | Path, label: str) -> "_Tab":
-        if is_url(source) and not self.allow_network:
+        if is_url(source) and not self.settings.allow_network:
             raise UsageError(f"{source}: addresses are read only with --allow-network")
         if not is_url(source):
             _check_file(Path(source), label)
-        tab = _Tab(self._context(source))
-        address = str(source) if is_url(source) else Path(source).resolve().as_uri()
-        try:
-            tab.page.goto(address, wait_until="load", timeout=TIMEOUT_MS)
-            tab.page.evaluate(_ADD_STYLE, STYLE)
-            _wait_for_fonts(tab.page)
-        except self._api.Error as error:
-            tab.close()
-            raise DataError(f"{label}: does not load ({str(error).splitlines()[0]})") from error
-        return tab
+        shot = self._wait(self._read(source, label))
+        problems = (SLANTED,) if shot.found["slanted"] else ()
+        atoms = [a for a in (_atom(item, self.zoom) for item in shot.found["atoms"]) if a is not None]
+        unseen = shot.found["unseen"]
+        for number, (top, bottom) in enumerate(screens(atoms, shot.picture.height, max_side * self.zoom), start=1):
+            box = (0, top, shot.picture.width, bottom)
+            picture = shot.picture.crop(box)
+            inside = [shifted(a, 0, top) for a in atoms if top <= (a.box[1] + a.box[3]) / 2 < bottom]
+            seen, lost = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
+            yield Page(picture, tuple(merge(seen)), label, number, problems, unseen + lost)
+            unseen = 0
+        if shot.full > shot.height:
+            message = f"only the upper {shot.height} of {shot.full} pixels are read; cut the document in parts"
+            yield DataError(f"{label}: {message}")
 
-    def _context(self, source: str | Path) -> Any:
-        context = self._browser.new_context(
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _launch(self) -> Any:
+        """With Chromium's sandbox where it works: never for root, and not in every container."""
+        options = {"executable_path": self._executable, "args": ["--disable-background-networking"]}
+        if os.geteuid() != 0:
+            try:
+                return await self._driver.chromium.launch(chromium_sandbox=True, **options)
+            except self._api.Error:
+                logger.warning("Chromium's sandbox does not start here: going on without it")
+        options["args"] = [*options["args"], "--no-sandbox"]
+        try:
+            return await self._driver.chromium.launch(**options)
+        except self._api.Error as error:
+            reason = str(error).splitlines()[0]
+            raise MissingDependencyError(f"{self._executable} does not start ({reason}): reinstall it") from error
+
+    async def _read(self, source: str | Path, label: str) -> _Shot:
+        """Everything that the browser does for one document, within the time limit."""
+        context = await self._context(source)
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                return await self._look(context, source)
+        except TimeoutError as error:
+            limit = f"{self.settings.timeout:g} seconds"
+            raise DataError(
+                f"{label}: not read within {limit}; a script that never ends, or allow more time"
+            ) from error
+        except self._api.Error as error:
+            raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
+        finally:
+            if not await self._close(context):
+                await self._close(self._browser)
+                self._browser = await self._launch()
+
+    async def _close(self, what: Any) -> bool:
+        """Whether it closed: a renderer in an endless script may not hear of it."""
+        with suppress(TimeoutError, self._api.Error):
+            async with asyncio.timeout(CLOSING_S):
+                await what.close()
+                return True
+        return False
+
+    async def _look(self, context: Any, source: str | Path) -> _Shot:
+        page = await context.new_page()
+        address = str(source) if is_url(source) else Path(source).resolve().as_uri()
+        await page.goto(address, wait_until="load", timeout=0)
+        await page.evaluate(_ADD_STYLE, STYLE)
+        await _wait_for_fonts(page)
+        full = int(await page.evaluate(_HEIGHT))
+        height = min(full, MAX_HEIGHT // self.zoom)
+        await page.set_viewport_size({"width": self.width, "height": height})
+        found = await page.evaluate(_script())
+        picture = await page.screenshot(animations="disabled", timeout=0)
+        await page.evaluate(_ADD_STYLE, BARE_STYLE)
+        bare = await page.screenshot(animations="disabled", timeout=0)
+        full = max(full, int(await page.evaluate(_HEIGHT)))  # a window's height is a measure to some pages
+        return _Shot(full, height, found, _image(picture), _image(bare))
+
+    async def _context(self, source: str | Path) -> Any:
+        context = await self._browser.new_context(
             viewport={"width": self.width, "height": 768},
             device_scale_factor=self.zoom,
-            java_script_enabled=False,
+            java_script_enabled=self.settings.scripts,
             bypass_csp=True,
             accept_downloads=False,
             service_workers="block",
             locale="en-US",
-            offline=not self.allow_network,
+            offline=not self.settings.allow_network,
         )
         folder = None if is_url(source) else Path(source).resolve().parent
 
-        def decide(route: Any) -> None:
+        async def decide(route: Any) -> None:
             if self._allowed(route.request.url, folder):
-                route.continue_()
+                await route.continue_()
             else:
                 self.blocked.append(route.request.url)
-                route.abort("blockedbyclient")
+                await route.abort("blockedbyclient")
 
-        context.route("**/*", decide)
+        await context.route("**/*", decide)
         return context
 
     def _allowed(self, address: str, folder: Path | None) -> bool:
         """Files below the document's own folder; http(s) only where the network is allowed."""
         parts = urlsplit(address)
         if parts.scheme in ("http", "https"):
-            return self.allow_network
+            return self.settings.allow_network
         if parts.scheme == "file" and not parts.netloc and folder is not None:
             return Path(unquote(parts.path)).resolve().is_relative_to(folder)
         return parts.scheme in ("data", "about")
 
 
-class _Tab:
-    """A page that takes its context with it when it closes."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.page = context.new_page()
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the page and its context."""
-        self.context.close()
-
-
-def _wait_for_fonts(page: Any) -> None:
+async def _wait_for_fonts(page: Any) -> None:
     """Until the page's own fonts are there, two seconds at most: text moves when they come."""
     for _ in range(FONT_CHECKS):
-        if page.evaluate("document.fonts.status") == "loaded":
+        if await page.evaluate("document.fonts.status") == "loaded":
             return
-        page.wait_for_timeout(FONT_PAUSE_MS)
+        await page.wait_for_timeout(FONT_PAUSE_MS)
+
+
+def _image(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
 def _check_file(path: Path, label: str) -> None:
@@ -227,13 +286,7 @@ def _atom(item: dict[str, Any], zoom: int) -> Atom | None:
         return None
     x, y, width, height = (zoom * value for value in item["rect"])
     box = (x, y, x + width, y + height)
-    return Atom(text, box, box, 0, bool(item["space"]))
-
-
-def _shift(atom: Atom, top: int) -> Atom:
-    x0, y0, x1, y1 = atom.box
-    box = (x0, y0 - top, x1, y1 - top)
-    return Atom(atom.text, box, box, atom.angle, atom.space_before)
+    return Atom(text, box, box, item["angle"], bool(item["space"]))
 
 
 def screens(atoms: Sequence[Atom], height: int, max_side: int) -> list[tuple[int, int]]:

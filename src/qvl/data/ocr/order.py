@@ -1,0 +1,136 @@
+"""The order in which a person reads the lines of a page, from where they stand.
+
+A PDF draws its text in any order. The page is cut along white space, recursively (an XY-cut): rows, from top to
+bottom; a run of rows that share a gutter is a block. A block is read column by column where the columns are
+running text, and else row by row, as a table is. Running text: lines that are long for their height and mostly
+fill their column; or the source itself draws one column after the other. Rows far apart never share a block.
+Vertical Chinese is the same page turned: its columns, from right to left, are the rows.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from qvl.data.ocr.page import Line, Rect, upright
+
+TOUCH = 0.3  # share of its height by which a line may reach into its neighbours' rows
+GUTTER = 0.8  # of the line height: the narrowest white between columns
+APART = 1.5  # of the line height: white between rows that ends a block
+FILLED, LONG = 0.7, 8.0  # running text: median line over column width, over line height
+FEW = 3  # lines below which a column's shape says nothing
+WIDE = 0.75  # share of the width that a block's rows may cover before a gutter shows
+
+Item = tuple[Rect, int]  # a line's box, turned so that it reads from left to right, and its place in the source
+
+
+def reading_order(lines: Sequence[Line]) -> list[Line]:
+    """The lines as a person reads them. What can't be told apart by white space goes by height, then by side."""
+    if not lines:
+        return []
+    letters = Counter[int]()
+    for line in lines:
+        letters[line.direction] += len(line.text)
+    [(direction, _)] = letters.most_common(1)
+    items = [(upright(line.ink, direction), place) for place, line in enumerate(lines)]
+    return [lines[place] for _, place in _ordered(items)]
+
+
+def _ordered(items: list[Item]) -> list[Item]:
+    columns = _columns(items)
+    rows = _rows(items)
+    if len(columns) > 1 and (len(rows) == 1 or (_near(rows) and _run_on(columns))):
+        return [item for column in columns for item in _ordered(column)]
+    if len(rows) == 1:
+        return sorted(items, key=lambda item: (item[0][1] + item[0][3], item[0][0]))
+    out: list[Item] = []
+    place = 0
+    while place < len(rows):
+        block = rows[place : place + max(_block(rows, place), 1)]
+        together = [item for row in block for item in row]
+        parts = _columns(together) if len(block) > 1 else [together]
+        out += [item for part in parts for item in _ordered(part)]
+        place += len(block)
+    return out
+
+
+def _block(rows: Sequence[list[Item]], start: int) -> int:
+    """How many rows from `start` on are columns of running text, 0 when they are not."""
+    height, left, right = _line_height([i for row in rows for i in row]), *_extent([i for row in rows for i in row])
+    block: list[Item] = []
+    found = 0
+    for count, row in enumerate(rows[start:], start=1):
+        if block and _top(row) - _bottom(rows[start + count - 2]) > APART * height:
+            break
+        block += row
+        columns = _columns(block)
+        if len(columns) > 1:
+            found = count
+        elif _extent(block)[1] - _extent(block)[0] > WIDE * (right - left):
+            break
+    block = [item for row in rows[start : start + found] for item in row]
+    return found if found > 1 and _run_on(_columns(block)) else 0
+
+
+def _run_on(columns: Sequence[list[Item]]) -> bool:
+    """Whether each column is read to its end before the next one."""
+    places = [place for column in columns for _, place in column]
+    owner = {place: number for number, column in enumerate(columns) for _, place in column}
+    drawn = [owner[place] for place in sorted(places)]
+    if len(places) > len(columns) and sum(a != b for a, b in pairwise(drawn)) == len(columns) - 1:
+        return drawn[0] == 0  # drawn one after the other, from the left
+    return all(_is_running_text(column) for column in columns)
+
+
+def _is_running_text(column: list[Item]) -> bool:
+    if len(column) < FEW:
+        return False
+    left, right = _extent(column)
+    median = float(np.median([box[2] - box[0] for box, _ in column]))
+    return median >= FILLED * (right - left) and median >= LONG * _line_height(column)
+
+
+def _near(rows: Sequence[list[Item]]) -> bool:
+    height = _line_height([item for row in rows for item in row])
+    return all(_top(below) - _bottom(above) <= APART * height for above, below in pairwise(rows))
+
+
+def _rows(items: Sequence[Item]) -> list[list[Item]]:
+    """Groups with white between them, from top to bottom."""
+    return _parted(items, 1, -TOUCH)
+
+
+def _columns(items: Sequence[Item]) -> list[list[Item]]:
+    """Groups with a gutter between them, from left to right."""
+    return _parted(items, 0, GUTTER)
+
+
+def _parted(items: Sequence[Item], axis: int, white: float) -> list[list[Item]]:
+    height = _line_height(items)
+    groups: list[list[Item]] = []
+    end = 0.0
+    for item in sorted(items, key=lambda item: (item[0][axis], item[1])):
+        if groups and item[0][axis] - end < white * height:
+            groups[-1].append(item)
+            end = max(end, item[0][axis + 2])
+        else:
+            groups.append([item])
+            end = item[0][axis + 2]
+    return groups
+
+
+def _line_height(items: Sequence[Item]) -> float:
+    return float(np.median([box[3] - box[1] for box, _ in items]))
+
+
+def _extent(items: Sequence[Item]) -> tuple[float, float]:
+    return min(box[0] for box, _ in items), max(box[2] for box, _ in items)
+
+
+def _top(items: Sequence[Item]) -> float:
+    return min(box[1] for box, _ in items)
+
+
+def _bottom(items: Sequence[Item]) -> float:
+    return max(box[3] for box, _ in items)

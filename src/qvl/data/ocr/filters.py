@@ -22,6 +22,7 @@ RIGHT_TO_LEFT = "right-to-left text"
 OTHER_SCRIPT = "neither English nor Chinese"
 SLANTED = "slanted text"
 HIDDEN_LAYER = "hidden text layer"
+STRAY = "text without a label"
 OVERPRINTED = "text over text"
 TINY = "text too small to read"
 DUPLICATE = "duplicate image"
@@ -30,6 +31,7 @@ NO_CUT = "longer than a sequence"
 
 OTHER_LETTERS = 0.05  # share of letters of other scripts that an English or Chinese page may have: formulas, names
 OVER = 0.02  # share of words that may lie over others: accents, formulas
+UNLABELLED = 0.05  # share of the text's ink that may lie in no label: words that run over the page's edge
 LEGIBLE = 4  # pixels of ink from top to bottom: the least for a line with a letter or digit in it
 
 
@@ -52,6 +54,8 @@ def page_problem(page: Page, limits: PageFilter) -> str | None:
     for reason, found in _CHARACTERS:
         if any(found(c) for c in text):
             return reason
+    if page.stray > UNLABELLED:
+        return STRAY
     letters = [c for c in text if c.isalpha()]
     if sum(not is_known_letter(c) for c in letters) > OTHER_LETTERS * len(letters):
         return OTHER_SCRIPT

@@ -155,8 +155,8 @@ class Browser:
             box = (0, top, shot.picture.width, bottom)
             picture = shot.picture.crop(box)
             inside = [shifted(a, 0, top) for a in atoms if top <= (a.box[1] + a.box[3]) / 2 < bottom]
-            seen, lost = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
-            yield Page(picture, tuple(merge(seen)), label, number, problems, unseen + lost)
+            seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
+            yield Page(picture, tuple(merge(seen.atoms)), label, number, problems, unseen + seen.unseen, seen.stray)
             unseen = 0
         if shot.full > shot.height:
             message = f"only the upper {shot.height} of {shot.full} pixels are read; cut the document in parts"

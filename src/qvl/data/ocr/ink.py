@@ -6,7 +6,7 @@ difference, and boxes hug what does.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,18 @@ EDGE = 1.0  # pixels by which a box may stick out of the image before its atom c
 SHOWN = 0.7  # share of a glyph's width and height that must be ink, where its true size is known
 
 
-def seen_atoms(atoms: Iterable[Atom], image: Image.Image, bare: Image.Image, exact: bool) -> tuple[list[Atom], int]:
-    """(the atoms that the image shows whole, with tight ink boxes; how many it does not).
+@dataclass(frozen=True)
+class Seen:
+    """The atoms that an image shows whole, with tight ink boxes; how many it does not show, or not whole; and the
+    share of the text's ink that lies in no atom's box: what a reader sees and no label says."""
+
+    atoms: tuple[Atom, ...]
+    unseen: int
+    stray: float
+
+
+def seen_atoms(atoms: Iterable[Atom], image: Image.Image, bare: Image.Image, exact: bool) -> Seen:
+    """What of the atoms the image shows.
 
     bare is the image without its text. exact: the atoms' ink boxes are those of the glyphs, to a pixel, so that
     one with less ink is partly hidden; else they are the font's.
@@ -37,7 +47,11 @@ def seen_atoms(atoms: Iterable[Atom], image: Image.Image, bare: Image.Image, exa
             unseen += 1
         else:
             kept.setdefault((atom.text, ink), replace(atom, ink=ink))  # drawn twice: a poor man's bold
-    return list(kept.values()), unseen
+    total = int(mask.sum())
+    for atom in kept.values():
+        x0, y0, x1, y1 = map(int, atom.ink)
+        mask[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = False
+    return Seen(tuple(kept.values()), unseen, int(mask.sum()) / max(total, 1))
 
 
 def _inside(box: Rect, size: tuple[int, int]) -> bool:

@@ -11,7 +11,7 @@ from qvl.data.ocr.page import Atom, Line, stands_upright, union, upright
 
 WORD_GAP, GLUED_GAP = 1.0, 0.3  # of the line's height, at most, between atoms with and without a space
 STACK_GAP = 0.35  # of its width, at most, between a character and the one below it in vertical text
-JOIN_GAP, SPACE = 0.5, 0.12  # of the height: pieces of a row that join, and from where on a space parts them
+JOIN_GAP, SPACE = 0.7, 0.12  # of the height: pieces of a row that join, and from where on a space parts them
 
 
 @dataclass
@@ -50,7 +50,13 @@ def _beside(last: Atom, atom: Atom) -> bool:
     overlap = min(bottom, y1) - max(top, y0)
     gap = (x0 - right) / height
     widest = WORD_GAP if atom.space_before else GLUED_GAP  # wider ones part columns and the cells of a table
-    return overlap >= 0.4 * min(bottom - top, y1 - y0) and -0.3 <= gap <= widest
+    narrowest = -0.6 if _is_mark(last) or _is_mark(atom) else -0.3
+    return overlap >= 0.4 * min(bottom - top, y1 - y0) and narrowest <= gap <= widest
+
+
+def _is_mark(atom: Atom) -> bool:
+    """Chinese punctuation, which is half empty and often set closer than its box."""
+    return stands_upright(atom) and not atom.text.isalnum()
 
 
 def _stacks(line: _Open, atom: Atom) -> bool:

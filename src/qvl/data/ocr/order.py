@@ -17,7 +17,7 @@ from qvl.data.ocr.page import Line, Rect, upright
 
 TOUCH = 0.3  # share of its height by which a line may reach into its neighbours' rows
 GUTTER = 0.8  # of the line height: the narrowest white between columns
-APART = 1.5  # of the line height: white between rows that ends a block
+APART, UNUSUAL = 1.5, 2.0  # of the line height, of the median: white between rows that ends a block
 FILLED, LONG = 0.7, 8.0  # running text: median line over column width, over line height
 FEW = 3  # lines below which a column's shape says nothing
 WIDE = 0.75  # share of the width that a block's rows may cover before a gutter shows
@@ -40,47 +40,52 @@ def reading_order(lines: Sequence[Line]) -> list[Line]:
 def _ordered(items: list[Item]) -> list[Item]:
     columns = _columns(items)
     rows = _rows(items)
-    if len(columns) > 1 and (len(rows) == 1 or (_near(rows) and _run_on(columns))):
+    if len(columns) > 1 and len(rows) == 1:
         return [item for column in columns for item in _ordered(column)]
     if len(rows) == 1:
         return sorted(items, key=lambda item: (item[0][1] + item[0][3], item[0][0]))
+    height = _line_height(items)
+    left, right = _extent(items)
+    gaps = [_top(below) - _bottom(above) for above, below in pairwise(rows)]
+    apart = max(APART * height, UNUSUAL * float(np.median(gaps)))
     out: list[Item] = []
     place = 0
     while place < len(rows):
-        block = rows[place : place + max(_block(rows, place), 1)]
-        together = [item for row in block for item in row]
-        parts = _columns(together) if len(block) > 1 else [together]
+        end = place + 1
+        while end < len(rows) and gaps[end - 1] <= apart:
+            end += 1
+        count, columns = _block(rows[place:end], WIDE * (right - left))
+        parts = columns or [rows[place]]
         out += [item for part in parts for item in _ordered(part)]
-        place += len(block)
+        place += count or 1
     return out
 
 
-def _block(rows: Sequence[list[Item]], start: int) -> int:
-    """How many rows from `start` on are columns of running text, 0 when they are not."""
-    height, left, right = _line_height([i for row in rows for i in row]), *_extent([i for row in rows for i in row])
+def _block(rows: Sequence[list[Item]], wide: float) -> tuple[int, list[list[Item]]]:
+    """(how many of the rows from the first on are columns, those in the order to be read); (0, []) for no columns."""
     block: list[Item] = []
-    found = 0
-    for count, row in enumerate(rows[start:], start=1):
-        if block and _top(row) - _bottom(rows[start + count - 2]) > APART * height:
-            break
+    found: tuple[int, list[list[Item]]] = (0, [])
+    for count, row in enumerate(rows, start=1):
         block += row
         columns = _columns(block)
-        if len(columns) > 1:
-            found = count
-        elif _extent(block)[1] - _extent(block)[0] > WIDE * (right - left):
+        if len(columns) > 1 and count > 1:
+            found = (count, columns)
+        elif len(columns) == 1 and _extent(block)[1] - _extent(block)[0] > wide:
             break
-    block = [item for row in rows[start : start + found] for item in row]
-    return found if found > 1 and _run_on(_columns(block)) else 0
+    columns = _to_be_read(found[1])
+    return (found[0], columns) if columns else (0, [])
 
 
-def _run_on(columns: Sequence[list[Item]]) -> bool:
-    """Whether each column is read to its end before the next one."""
-    places = [place for column in columns for _, place in column]
+def _to_be_read(columns: list[list[Item]]) -> list[list[Item]]:
+    """The columns in their order, none when they are a table's."""
+    if sum(len(column) >= FEW for column in columns) < 2:
+        return []
+    if all(map(_is_running_text, columns)):
+        return columns
     owner = {place: number for number, column in enumerate(columns) for _, place in column}
-    drawn = [owner[place] for place in sorted(places)]
-    if len(places) > len(columns) and sum(a != b for a, b in pairwise(drawn)) == len(columns) - 1:
-        return drawn[0] == 0  # drawn one after the other, from the left
-    return all(_is_running_text(column) for column in columns)
+    drawn = [owner[place] for place in sorted(owner)]
+    visits = [drawn[0], *(b for a, b in pairwise(drawn) if a != b)]
+    return [columns[number] for number in visits] if len(visits) == len(columns) else []
 
 
 def _is_running_text(column: list[Item]) -> bool:
@@ -89,11 +94,6 @@ def _is_running_text(column: list[Item]) -> bool:
     left, right = _extent(column)
     median = float(np.median([box[2] - box[0] for box, _ in column]))
     return median >= FILLED * (right - left) and median >= LONG * _line_height(column)
-
-
-def _near(rows: Sequence[list[Item]]) -> bool:
-    height = _line_height([item for row in rows for item in row])
-    return all(_top(below) - _bottom(above) <= APART * height for above, below in pairwise(rows))
 
 
 def _rows(items: Sequence[Item]) -> list[list[Item]]:

@@ -80,8 +80,9 @@ class Line:
 class Page:
     """One rendered page, or a part of one.
 
-    problems are reasons the reader itself found against it; unseen counts the words of the source that the
-    picture does not show; place is where a part was cut out of its page, None for a whole one.
+    problems are reasons the reader itself found against it; unseen counts the words of the source that the picture
+    does not show; stray is the share of its text's ink that is in no line; place is where a part was cut out of its
+    page, None for a whole one.
     """
 
     image: Image.Image
@@ -90,6 +91,7 @@ class Page:
     number: int
     problems: tuple[str, ...] = ()
     unseen: int = 0
+    stray: float = 0.0
     place: Rect | None = None
 
     @property

@@ -80,12 +80,12 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
         reader.flush()
         for written in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_TEXT]):
             pdfium.raw.FPDFTextObj_SetTextRenderMode(written.raw, pdfium.raw.FPDF_TEXTRENDERMODE_INVISIBLE)
-        seen, unseen = seen_atoms(reader.atoms, image, _render(page, max_side), exact=True)
+        seen = seen_atoms(reader.atoms, image, _render(page, max_side), exact=True)
     finally:
         textpage.close()
         page.close()
-    lines = reading_order(join_rows(merge(seen)))
-    return Page(image, tuple(lines), source, number, tuple(dict.fromkeys(reader.problems)), unseen)
+    lines = reading_order(join_rows(merge(seen.atoms)))
+    return Page(image, tuple(lines), source, number, tuple(dict.fromkeys(reader.problems)), seen.unseen, seen.stray)
 
 
 def _render(page: Any, max_side: int) -> Image.Image:

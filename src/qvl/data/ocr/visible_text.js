@@ -15,6 +15,17 @@
     return text;
   };
 
+  // What many words of one element share: the block around it, and whether its text runs downwards.
+  const known = new Map();
+  const about = (element) => {
+    if (!known.has(element)) {
+      let block = element;
+      while (block.parentElement && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+      known.set(element, {block, down: getComputedStyle(element).writingMode !== "horizontal-tb"});
+    }
+    return known.get(element);
+  };
+
   const seeThrough = (element) => {
     const style = getComputedStyle(element);
     const alpha = style.backgroundColor.match(/^rgba\(.*, ([\d.]+)\)$/);
@@ -24,8 +35,7 @@
   // Seen all over the rectangle: nothing opaque lies over it and no ancestor clips it away. Where columns break, the
   // browser answers with the block around an inline element instead of the element.
   const onTop = (element, rect) => {
-    let block = element;
-    while (block.parentElement && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+    const {block, down} = about(element);
     const owns = (hit) => element.contains(hit) || (hit.contains(element) && block.contains(hit));
     const shown = (x, y) => {
       const hit = document.elementFromPoint(x, y);
@@ -39,23 +49,23 @@
       return Array.from({length: steps + 1}, (_, i) => start + inset + ((length - 2 * inset) * i) / steps);
     };
     const inset = (length, across) => (across ? length / 4 : Math.min(1, length / 4));
-    const down = getComputedStyle(element).writingMode !== "horizontal-tb";
     const rows = points(rect.top, rect.height, inset(rect.height, !down));
     return points(rect.left, rect.width, inset(rect.width, down)).every((x) => rows.every((y) => shown(x, y)));
   };
 
-  const turned = (element) => {
-    const {writingMode, textOrientation} = getComputedStyle(element);
+  const turnedItself = (element) => {
+    const {writingMode, textOrientation, rotate, transform} = getComputedStyle(element);
     if (writingMode.startsWith("sideways")) return true;
     if (writingMode !== "horizontal-tb" && textOrientation !== "mixed") return true;
-    for (let e = element; e; e = e.parentElement) {
-      const style = getComputedStyle(e);
-      if (style.rotate !== "none" && style.rotate !== "0deg") return true;
-      if (style.transform === "none") continue;
-      const matrix = new DOMMatrixReadOnly(style.transform);
-      if (Math.abs(matrix.b) > 1e-3 || Math.abs(matrix.c) > 1e-3 || matrix.a < 0 || matrix.d < 0) return true;
-    }
-    return false;
+    if (rotate !== "none" && rotate !== "0deg") return true;
+    if (transform === "none") return false;
+    const matrix = new DOMMatrixReadOnly(transform);
+    return Math.abs(matrix.b) > 1e-3 || Math.abs(matrix.c) > 1e-3 || matrix.a < 0 || matrix.d < 0;
+  };
+  const turns = new Map([[null, false]]);
+  const turned = (element) => {
+    if (!turns.has(element)) turns.set(element, turnedItself(element) || turned(element.parentElement));
+    return turns.get(element);
   };
 
   const rectOf = (node, start, end) => {

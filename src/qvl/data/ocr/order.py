@@ -1,10 +1,11 @@
 """The order in which a person reads the lines of a page, from where they stand.
 
-A PDF draws its text in any order. The page is cut along white space, recursively (an XY-cut): rows, from top to
-bottom; a run of rows that share a gutter is a block. A block is read column by column where the columns are
-running text, and else row by row, as a table is. Running text: lines that are long for their height and mostly
-fill their column; or the source itself draws one column after the other. Rows far apart never share a block.
-Vertical Chinese is the same page turned: its columns, from right to left, are the rows.
+A PDF may draw its text in any order. Where the order of the source already goes down the page, or along its rows, it
+is kept: it knows cells and captions. Elsewhere the page is cut along white space, recursively (an XY-cut): into rows
+from top to bottom; a run of rows that share a gutter is a block. A block is read column by column where its columns
+are running text (lines that are long for their height and mostly fill their column), or where the source draws them
+one after the other; else row by row, as a table is. Rows far apart never share a block. Vertical Chinese is the same
+page turned: its columns, from right to left, are the rows.
 """
 
 from collections import Counter
@@ -18,8 +19,9 @@ from qvl.data.ocr.page import Line, Rect, upright
 TOUCH = 0.3  # share of its height by which a line may reach into its neighbours' rows
 GUTTER = 0.8  # of the line height: the narrowest white between columns
 APART, UNUSUAL = 1.5, 2.0  # of the line height, of the median: white between rows that ends a block
-FILLED, LONG = 0.7, 8.0  # running text: median line over column width, over line height
-FEW = 3  # lines below which a column's shape says nothing
+FILLED, LONG = 0.85, 10.0  # running text: median line over column width, over line height
+BACK = 6.0  # line heights by which the next cell of a row may begin higher than the last line of its neighbour
+FEW, MANY = 3, 8  # lines below which a column's shape, or an order among rows, says nothing
 WIDE = 0.75  # share of the width that a block's rows may cover before a gutter shows
 
 Item = tuple[Rect, int]  # a line's box, turned so that it reads from left to right, and its place in the source
@@ -38,6 +40,8 @@ def reading_order(lines: Sequence[Line]) -> list[Line]:
 
 
 def _ordered(items: list[Item]) -> list[Item]:
+    if drawn := _as_drawn(items):
+        return drawn
     columns = _columns(items)
     rows = _rows(items)
     if len(columns) > 1 and len(rows) == 1:
@@ -54,15 +58,39 @@ def _ordered(items: list[Item]) -> list[Item]:
         end = place + 1
         while end < len(rows) and gaps[end - 1] <= apart:
             end += 1
-        count, columns = _block(rows[place:end], WIDE * (right - left))
-        parts = columns or [rows[place]]
+        count, parts = _block(rows[place:end], WIDE * (right - left)) or _drawn_rows(rows[place:])
         out += [item for part in parts for item in _ordered(part)]
-        place += count or 1
+        place += count
     return out
 
 
-def _block(rows: Sequence[list[Item]], wide: float) -> tuple[int, list[list[Item]]]:
-    """(how many of the rows from the first on are columns, those in the order to be read); (0, []) for no columns."""
+def _as_drawn(items: Sequence[Item]) -> list[Item]:
+    """The items as the source has them, if that is an order to read in; else none."""
+    drawn = sorted(items, key=lambda item: item[1])
+    height = _line_height(items)
+    return drawn if all(_leads(a[0], b[0], height) for a, b in pairwise(drawn)) else []
+
+
+def _leads(a: Rect, b: Rect, height: float) -> bool:
+    """Whether reading may go from a to b: further down, or to the right."""
+    if b[1] + b[3] > a[1] + a[3] + height and b[3] > a[3]:
+        return True
+    return b[0] >= a[2] - height and b[1] >= a[1] - BACK * height
+
+
+def _drawn_rows(rows: Sequence[list[Item]]) -> tuple[int, list[list[Item]]]:
+    """(how many rows from the first on can be read as drawn, but one at least; those as one part)."""
+    for end in range(len(rows), 1, -1):
+        items = [item for row in rows[:end] for item in row]
+        if len(items) < MANY:
+            break
+        if drawn := _as_drawn(items):
+            return end, [drawn]
+    return 1, [rows[0]]
+
+
+def _block(rows: Sequence[list[Item]], wide: float) -> tuple[int, list[list[Item]]] | None:
+    """(how many of the rows from the first on are columns; those in the order to be read), None for no columns."""
     block: list[Item] = []
     found: tuple[int, list[list[Item]]] = (0, [])
     for count, row in enumerate(rows, start=1):
@@ -73,7 +101,7 @@ def _block(rows: Sequence[list[Item]], wide: float) -> tuple[int, list[list[Item
         elif len(columns) == 1 and _extent(block)[1] - _extent(block)[0] > wide:
             break
     columns = _to_be_read(found[1])
-    return (found[0], columns) if columns else (0, [])
+    return (found[0], columns) if columns else None
 
 
 def _to_be_read(columns: list[list[Item]]) -> list[list[Item]]:

@@ -1,10 +1,11 @@
 """A page that no sequence holds, cut along white space into parts that do.
 
 A part is a rectangle of the page's own pixels with whole lines in it: text keeps its size, and every line is in
-exactly one part. Cuts run between rows where they can, between columns where they must, and always where they
-leave the two sides' token counts most even, so that no part is a sliver.
+exactly one part. Cuts run between rows where they can, between columns where they must, and always where the tokens
+fall most evenly to the parts that are still needed, so that these are few and none is a sliver.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from qvl.text.render import render
 from qvl.text.tokenizer import Tokenizer
 
 ROWS, COLUMNS = 1, 0  # the axis along which parts follow each other
+FULL = 0.95  # of a sequence: what a cut between whole lines can hope to fill
 WIDEST_QUAD = Quad(*[GRID - 1] * 8)  # no quad has more tokens: each digit is one
 
 
@@ -51,7 +53,7 @@ def parts(page: Page, limit: SequenceLimit) -> tuple[list[Page], list[Line]]:
         box, lines = todo.pop()
         if sum(costs[id(line)] for line in lines) <= room:
             kept.append(_part(page, box, lines))
-        elif cut := _best_cut(lines, costs):
+        elif cut := _best_cut(lines, costs, room):
             axis, place = cut
             first, second = _halves(box, axis, place)
             sides = [line.ink[axis] < place for line in lines]
@@ -62,16 +64,18 @@ def parts(page: Page, limit: SequenceLimit) -> tuple[list[Page], list[Line]]:
     return kept, lost
 
 
-def _best_cut(lines: Sequence[Line], costs: dict[int, int]) -> tuple[int, int] | None:
-    """(axis, pixel) of the cut through no line's ink that parts the tokens most evenly."""
-    half = sum(costs[id(line)] for line in lines) / 2
+def _best_cut(lines: Sequence[Line], costs: dict[int, int], room: int) -> tuple[int, int] | None:
+    """(axis, pixel) of the cut through no line's ink that leaves both sides as full as they can be."""
+    total = sum(costs[id(line)] for line in lines)
+    needed = max(math.ceil(total / (FULL * room)), 2)
+    wanted = total * (needed // 2) / needed
     for axis in (ROWS, COLUMNS):
         best: tuple[float, int] | None = None
         before, end = 0, 0.0
         for line in sorted(lines, key=lambda line: line.ink[axis]):
             start = line.ink[axis]
             if before and start >= end:
-                best = min(filter(None, (best, (abs(before - half), int((start + end) / 2)))))
+                best = min(filter(None, (best, (abs(before - wanted), int((start + end) / 2)))))
             before += costs[id(line)]
             end = max(end, line.ink[axis + 2])
         if best:

@@ -1,5 +1,6 @@
 """PDF pages made by hand: rotation, crop boxes, hidden text, ligatures, ciphers, against the rendered pixels."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from minimal_pdf import WORDS, lines_of_text, write_pdf
 
+from qvl.data.ocr import filters
 from qvl.data.ocr.build import build_ocr
-from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED
 from qvl.data.ocr.page import Page
 from qvl.data.ocr.pdf import read_pdf
 from qvl.data.sample import read_split
@@ -55,13 +56,6 @@ def test_quads_follow_text_that_is_turned_on_its_page(tmp_path: Path, matrix: st
     ink = ink_of(page)
     assert np.abs(np.array(line.ink) - ink).max() <= 1
     assert np.abs(np.array(line.corners[0]) - (ink[first[0]], ink[first[1]])).max() <= 1
-
-
-def test_text_that_the_page_does_not_show_is_a_problem(tmp_path: Path) -> None:
-    hidden = WORDS + " BT 3 Tr /F 12 Tf 60 100 Td (scanner text) Tj ET"
-    assert HIDDEN_LAYER in only_page(write_pdf(tmp_path / "a.pdf", hidden)).problems
-    slanted = WORDS + " BT /F 24 Tf 0.9 0.4 -0.4 0.9 60 100 Tm (leaning) Tj ET"
-    assert SLANTED in only_page(write_pdf(tmp_path / "b.pdf", slanted)).problems
 
 
 PHOTO = "BI /W 2 /H 2 /CS /G /BPC 8 ID \x90\xc0\xa0\xf0 EI"  # four grey pixels
@@ -194,6 +188,46 @@ def test_a_sidebar_is_read_where_the_file_has_it(tmp_path: Path) -> None:
     main = [(f"the {n:02d}th line of what this page is about", 110.0, 352.0 - 13 * n) for n in range(16)]
     page = only_page(write_pdf(tmp_path / "a.pdf", lines_of_text([*main, *side], 9)))
     assert texts(page) == [text for text, _, _ in [*main, *side]]
+
+
+def font_that_says(code_points: str) -> dict[str, object]:
+    """Arguments of write_pdf: a font in which the letter A stands for these characters."""
+    mapped = f"1 beginbfchar <41> <{code_points.encode('utf-16-be').hex()}> endbfchar"
+    cmap = re.sub("2 beginbfchar.*endbfrange", mapped, MAP, flags=re.DOTALL)
+    objects = [
+        DIFFERENCES,
+        f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream",
+    ]
+    return {"font": LIGATURES.format(extra="/ToUnicode 6 0 R"), "objects": objects}
+
+
+A = "BT /F 24 Tf 20 100 Td (A) Tj ET"
+DROPPED: dict[str, dict[str, object]] = {
+    filters.TOO_SMALL: {"page": "/MediaBox [0 0 60 400]"},
+    filters.TOO_FEW: {"content": "BT /F 24 Tf 60 200 Td (Lamp) Tj ET"},
+    filters.TOO_MANY: {"content": lines_of_text([("many words " * 20, 5, 8 * n) for n in range(1, 49)], 2.5)},
+    filters.LATIN_EXTENDED: {"content": WORDS + A, **font_that_says("ž")},
+    filters.PRIVATE_USE: {"content": WORDS + A, **font_that_says("\ue001")},
+    filters.RIGHT_TO_LEFT: {"content": WORDS + A, **font_that_says("ש")},
+    filters.UNDECODABLE: {"content": WORDS + A, **font_that_says("\ufffd")},
+    filters.OTHER_SCRIPT: {"content": WORDS + A, **font_that_says("ж")},
+    filters.HIDDEN_LAYER: {"content": f"{WORDS} BT 3 Tr /F 12 Tf 60 100 Td (scanner text) Tj ET"},
+    filters.SLANTED: {"content": f"{WORDS} BT /F 24 Tf 0.9 0.4 -0.4 0.9 60 100 Tm (leaning) Tj ET"},
+    filters.STRAY: {"content": f"{WORDS} BT /F 24 Tf 275 100 Td (runs right over the edge) Tj ET"},
+    filters.OVERPRINTED: {"content": f"{WORDS} BT /F 24 Tf 62 201 Td (Violet vase) Tj ET"},
+    filters.TINY: {"content": f"{WORDS} BT /F 1 Tf 60 100 Td (fine print) Tj ET"},
+    filters.DUPLICATE: {"content": [WORDS, WORDS]},
+}
+
+
+@pytest.mark.parametrize("reason", DROPPED)
+def test_every_reason_to_drop_a_page_is_counted(tmp_path: Path, reason: str) -> None:
+    path = write_pdf(tmp_path / "a.pdf", **DROPPED[reason])  # type: ignore[arg-type]
+    report = build_ocr([path], tmp_path / "out")
+    assert dict(report.dropped) == {reason: 1}
+    assert report.pages_seen == report.pages_kept + 1
+    assert f"dropped 1: {reason}" in report.summary()
+    assert json.loads((tmp_path / "out" / "funnel.json").read_text())["dropped"] == {reason: 1}
 
 
 def test_encrypted_files_open_with_their_password(tmp_path: Path) -> None:

@@ -156,6 +156,12 @@ def test_a_browser_that_does_not_close_its_page_starts_anew(tmp_path: Path, monk
         assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
 
 
+def test_a_browser_that_died_starts_anew(tmp_path: Path) -> None:
+    with Browser() as browser:
+        browser._wait(browser._browser.close())
+        assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+
+
 def test_a_page_that_never_finishes_loading_is_counted(tmp_path: Path) -> None:
     (tmp_path / "good.html").write_text(f"{HEAD}<p>Sixteen pigeons</p>")
     with socket.create_server(("127.0.0.1", 0)) as server:  # its calls wait for an answer that never comes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvl.data.ocr.lines import join_rows, merge
+from qvl.data.ocr.lines import join_rows, merge, without_leaders
 from qvl.data.ocr.order import reading_order
 from qvl.data.ocr.page import Atom, Line
 
@@ -51,8 +51,17 @@ def test_columns_that_start_with_latin_are_columns() -> None:
 
 def test_compressed_punctuation_stays_in_its_line() -> None:
     """Chinese marks may be set half a character closer than their boxes."""
-    atoms = [placed("）", 0, 0), placed("：", SIZE / 2, 0), placed("好", 1.5 * SIZE, 0)]
-    assert texts(merge(atoms)) == ["）：好"]
+    atoms = [placed("）", 0, 0), placed("：", SIZE / 2, 0), placed("好”", 1.5 * SIZE, 0), placed("和", 2 * SIZE, 0)]
+    assert texts(merge(atoms)) == ["）：好”和"]
+    apart = [Line((atom,)) for atom in atoms]
+    assert texts(join_rows([apart[3], *apart[:3]])) == ["）：好”和"]
+
+
+def test_leader_dots_are_no_text() -> None:
+    dots = [placed(".", 100 + 10 * n, 0) for n in range(20)]
+    atoms = [placed("Preface", 0, 0, width=80), *dots, placed("7", 320, 0), placed("and...", 0, 40)]
+    assert texts(merge(without_leaders(atoms))) == ["Preface", "7", "and..."]
+    assert without_leaders([placed("..........", 0, 0)]) == []
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])

@@ -24,7 +24,7 @@ from PIL import Image
 
 from qvl.data.ocr.filters import SLANTED
 from qvl.data.ocr.ink import seen_atoms
-from qvl.data.ocr.lines import merge
+from qvl.data.ocr.lines import merge, without_leaders
 from qvl.data.ocr.page import Atom, Page, clean, shifted
 from qvl.errors import DataError, MissingDependencyError, UsageError
 
@@ -116,7 +116,7 @@ class Browser:
         try:
             self._driver = self._wait(self._api.async_playwright().start())
             try:
-                self._browser = self._wait(self._launch())
+                self._browser: Any = self._wait(self._launch())
             except BaseException:
                 self._wait(self._driver.stop())
                 raise
@@ -131,7 +131,8 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._wait(self._close(self._browser))
+            if self._browser is not None:
+                self._wait(self._close(self._browser))
             self._wait(self._driver.stop())
         finally:
             self._loop.close()
@@ -156,7 +157,8 @@ class Browser:
             picture = shot.picture.crop(box)
             inside = [shifted(a, 0, top) for a in atoms if top <= (a.box[1] + a.box[3]) / 2 < bottom]
             seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
-            yield Page(picture, tuple(merge(seen.atoms)), label, number, problems, unseen + seen.unseen, seen.stray)
+            lines = tuple(merge(without_leaders(seen.atoms)))
+            yield Page(picture, lines, label, number, problems, unseen + seen.unseen, seen.stray)
             unseen = 0
         if shot.full > shot.height:
             message = f"only the upper {shot.height} of {shot.full} pixels are read; cut the document in parts"
@@ -182,6 +184,8 @@ class Browser:
 
     async def _read(self, source: str | Path, label: str) -> _Shot:
         """Everything that the browser does for one document, within the time limit."""
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._launch()
         context = await self._context(source)
         try:
             async with asyncio.timeout(self.settings.timeout):
@@ -196,7 +200,7 @@ class Browser:
         finally:
             if not await self._close(context):
                 await self._close(self._browser)
-                self._browser = await self._launch()
+                self._browser = None
 
     async def _close(self, what: Any) -> bool:
         """Whether it closed: a renderer in an endless script may not hear of it."""

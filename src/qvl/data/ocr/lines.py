@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -10,8 +10,20 @@ from qvl.data.language import is_cjk
 from qvl.data.ocr.page import Atom, Line, stands_upright, union, upright
 
 WORD_GAP, GLUED_GAP = 1.0, 0.3  # of the line's height, at most, between atoms with and without a space
+OVERLAP, MARK_OVERLAP = 0.3, 0.6  # of the height, at most, by which neighbours' boxes overlap, and those of marks
 STACK_GAP = 0.35  # of its width, at most, between a character and the one below it in vertical text
+LEADER_DOTS, LEADERS = frozenset(".·…‥"), 6  # so many dots in a row are no text
 JOIN_GAP, SPACE = 0.7, 0.12  # of the height: pieces of a row that join, and from where on a space parts them
+
+
+def without_leaders(atoms: Iterable[Atom]) -> list[Atom]:
+    """The atoms without rows of dots that lead the eye through a table of contents: nobody reads them."""
+    out: list[Atom] = []
+    for dots, run in groupby(atoms, lambda atom: set(atom.text) <= LEADER_DOTS):
+        some = list(run)
+        if not dots or sum(len(atom.text) for atom in some) < LEADERS:
+            out += some
+    return out
 
 
 @dataclass
@@ -50,13 +62,13 @@ def _beside(last: Atom, atom: Atom) -> bool:
     overlap = min(bottom, y1) - max(top, y0)
     gap = (x0 - right) / height
     widest = WORD_GAP if atom.space_before else GLUED_GAP  # wider ones part columns and the cells of a table
-    narrowest = -0.6 if _is_mark(last) or _is_mark(atom) else -0.3
+    narrowest = -MARK_OVERLAP if _meet_in_marks(last, atom) else -OVERLAP
     return overlap >= 0.4 * min(bottom - top, y1 - y0) and narrowest <= gap <= widest
 
 
-def _is_mark(atom: Atom) -> bool:
-    """Chinese punctuation, which is half empty and often set closer than its box."""
-    return stands_upright(atom) and not atom.text.isalnum()
+def _meet_in_marks(last: Atom, atom: Atom) -> bool:
+    """Whether punctuation ends the one or begins the other: in Chinese fonts half empty, and often set closer."""
+    return not (last.text[-1].isalnum() and atom.text[0].isalnum())
 
 
 def _stacks(line: _Open, atom: Atom) -> bool:
@@ -107,8 +119,10 @@ def _right_neighbours(lines: Sequence[Line]) -> dict[int, int]:
         height = np.minimum(y1 - y0, (y1 - y0)[:, None])
         overlap = np.minimum(y1, y1[:, None]) - np.maximum(y0, y0[:, None])
         gap = (x0 - x1[:, None]) / np.maximum(height, 1e-6)  # from the row's end to the column's start
+        ends, starts = ([lines[i].atoms[at].text[at].isalnum() for i in own] for at in (-1, 0))
+        narrowest = np.where(np.logical_and.outer(ends, starts), -0.1, -MARK_OVERLAP)
         rightwards = x0 > x0[:, None]
-        gap[(gap < -0.1) | (gap > JOIN_GAP) | (overlap < 0.6 * height) | ~rightwards] = np.inf
+        gap[(gap < narrowest) | (gap > JOIN_GAP) | (overlap < 0.6 * height) | ~rightwards] = np.inf
         nearest = gap.argmin(axis=1)
         for i, j in enumerate(nearest):
             if np.isfinite(gap[i, j]) and gap[:, j].argmin() == i:

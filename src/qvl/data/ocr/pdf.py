@@ -17,7 +17,7 @@ from PIL import Image
 from qvl.data.language import is_cjk
 from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED, UNDECODABLE
 from qvl.data.ocr.ink import seen_atoms
-from qvl.data.ocr.lines import join_rows, merge
+from qvl.data.ocr.lines import join_rows, merge, without_leaders
 from qvl.data.ocr.order import reading_order
 from qvl.data.ocr.page import Atom, Page, Rect, clean, union
 from qvl.errors import DataError, MissingDependencyError
@@ -84,7 +84,7 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
     finally:
         textpage.close()
         page.close()
-    lines = reading_order(join_rows(merge(seen.atoms)))
+    lines = reading_order(join_rows(merge(without_leaders(seen.atoms))))
     return Page(image, tuple(lines), source, number, tuple(dict.fromkeys(reader.problems)), seen.unseen, seen.stray)
 
 

@@ -45,7 +45,7 @@
       return own >= 0 && stack.slice(0, own).every(seeThrough);
     };
     const points = (start, length, inset) => {
-      const steps = Math.max(2, Math.ceil((length - 2 * inset) / 8));
+      const steps = Math.max(1, Math.ceil((length - 2 * inset) / 12));
       return Array.from({length: steps + 1}, (_, i) => start + inset + ((length - 2 * inset) * i) / steps);
     };
     const inset = (length, across) => (across ? length / 4 : Math.min(1, length / 4));
@@ -76,6 +76,7 @@
   };
 
   const emit = (element, style, text, rect, spaceBefore) => {
+    if (rect.top >= innerHeight) return;  // below what is read of an endless page
     if (!onTop(element, rect)) {
       unseen += 1;
       return;

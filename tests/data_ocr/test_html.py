@@ -9,7 +9,7 @@ import pytest
 
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr
-from qvl.data.ocr.filters import STRAY, PageFilter, page_problem
+from qvl.data.ocr.filters import SLANTED, STRAY, PageFilter, page_problem
 from qvl.data.ocr.html import Browser, HtmlSettings
 from qvl.data.ocr.page import Page
 from qvl.errors import DataError, UsageError
@@ -100,6 +100,13 @@ def test_text_that_is_seen_and_not_read_drops_the_page(browser: Browser, tmp_pat
     """A shadow tree, whose text stands in no document order."""
     shadow = "<div><template shadowrootmode='open'><p>words of the shadow tree</p></template></div>"
     assert page_problem(read(browser, tmp_path, shadow), PageFilter()) == STRAY
+
+
+def test_turned_text_drops_its_screen_alone(browser: Browser, tmp_path: Path) -> None:
+    turned = "<p style='rotate: 4deg'>leaning</p><p style='rotate: 9deg; opacity: 0'>hidden</p>"
+    (tmp_path / "page.html").write_text(f"{HEAD}<p style='margin-bottom: 1100px'>straight words</p>{turned}")
+    reasons = [page_problem(page, PageFilter(min_side=64)) for page in browser.pages(tmp_path / "page.html")]
+    assert reasons == [None, SLANTED]
 
 
 def test_vertical_chinese_has_columns_from_right_to_left(browser: Browser, tmp_path: Path) -> None:

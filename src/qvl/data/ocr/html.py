@@ -149,7 +149,7 @@ class Browser:
         if not is_url(source):
             _check_file(Path(source), label)
         shot = self._wait(self._read(source, label))
-        problems = (SLANTED,) if shot.found["slanted"] else ()
+        slanted = [self.zoom * y for y in shot.found["slanted"]]
         atoms = [a for a in (_atom(item, self.zoom) for item in shot.found["atoms"]) if a is not None]
         unseen = shot.found["unseen"]
         for number, (top, bottom) in enumerate(screens(atoms, shot.picture.height, max_side * self.zoom), start=1):
@@ -158,6 +158,7 @@ class Browser:
             inside = [shifted(a, 0, top) for a in atoms if top <= (a.box[1] + a.box[3]) / 2 < bottom]
             seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
             lines = tuple(merge(without_leaders(seen.atoms)))
+            problems = (SLANTED,) if any(top <= y < bottom for y in slanted) else ()
             yield Page(picture, lines, label, number, problems, unseen + seen.unseen, seen.stray)
             unseen = 0
         if shot.full > shot.height:

@@ -1,11 +1,11 @@
 // Visible text of the document in document order: words, and Chinese characters one by one, each with its rectangle
 // {text, rect: [x, y, width, height], space: was there white space before it, angle: 90 for Latin lying in vertical
-// text}; slanted: is any text turned; unseen: how many words are covered or clipped.
+// text}; slanted: where on the page text is turned, from the top; unseen: how many words are covered or clipped.
 () => {
   const CJK = /[\u2e80-\u303f\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]|[\ud840-\ud88f][\udc00-\udfff]/;
   const atoms = [];
   const REPLACED = new Set(["IMG", "VIDEO", "CANVAS", "PICTURE", "EMBED", "OBJECT", "IFRAME", "svg"]);
-  let slanted = false;
+  const slanted = [];
   let unseen = 0;
   let space = true;
 
@@ -81,6 +81,7 @@
       unseen += 1;
       return;
     }
+    if (turned(element)) slanted.push(rect.y + rect.height / 2);
     const angle = style.writingMode === "horizontal-tb" || CJK.test(text) ? 0 : 90;
     const shown = shownText(style, text);
     atoms.push({text: shown, rect: [rect.x, rect.y, rect.width, rect.height], space: spaceBefore, angle});
@@ -127,7 +128,6 @@
       continue;
     }
     const style = getComputedStyle(element);
-    slanted = slanted || turned(element);
     let last = 0;
     for (const match of text.matchAll(/\S+/g)) {
       const start = match.index;

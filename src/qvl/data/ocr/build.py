@@ -36,7 +36,8 @@ Cutter = Callable[[Page], tuple[list[Sample], str]]  # a page -> its samples, an
 class OcrReport:
     """What became of every document and page. pages_seen == pages_kept + the sum of dropped.
 
-    left_out counts what kept pages lost: words that the picture does not show, lines that no sequence holds.
+    left_out counts what kept pages lost: words that the picture does not show, lines that no sequence holds, parts
+    or crops that look like one before.
     """
 
     files: int = 0
@@ -163,6 +164,7 @@ def _samples(pages: Iterator[Page], cut: Cutter, limits: PageFilter, report: Ocr
             continue
         report.pages_kept += 1
         report.left_out[UNSEEN] += page.unseen
+        report.left_out[DUPLICATE] += len(made) - len(fresh)
         known.update(s.id for s in fresh)
         yield from fresh
 

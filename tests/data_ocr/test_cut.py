@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minimal_pdf import lines_of_text, write_pdf
 from PIL import Image
 
+from qvl.cli import main
 from qvl.data.lint import lint_split
 from qvl.data.ocr.build import TOO_LONG, build_ocr
 from qvl.data.ocr.cut import SequenceLimit, parts
@@ -107,3 +108,12 @@ def test_a_page_of_lines_too_long_for_any_sequence_is_counted(tmp_path: Path) ->
     assert f"left out of kept pages 1: {TOO_LONG}" in report.summary()
     only = write_pdf(tmp_path / "only.pdf", lines_of_text([("x7q9 " * 40, 10, 100)], 3))
     assert dict(build_ocr([only], tmp_path / "none", sequence=limit).dropped) == {NO_CUT: 1}
+
+
+def test_what_the_command_writes_its_linter_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, read = dense_pdf(tmp_path / "dense.pdf")
+    flags = ["--vocabulary", "tiny", "--length", "900"]
+    assert main(["data", "pdf", str(path), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert "1 files, 1 pages: 1 kept, 0 dropped" in capsys.readouterr().out
+    assert main(["data", "lint", str(tmp_path / "out"), *flags]) == 0
+    assert sum(len(phrases(sample)) for sample in read_split(tmp_path / "out")) == len(read)

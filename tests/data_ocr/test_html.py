@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from qvl.cli import main
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr
 from qvl.data.ocr.filters import SLANTED, STRAY, PageFilter, page_problem
 from qvl.data.ocr.html import Browser, HtmlSettings
 from qvl.data.ocr.page import Page
+from qvl.data.sample import read_split
 from qvl.errors import DataError, UsageError
+from qvl.text.markup import Ref
 
 HEAD = "<!doctype html><meta charset='utf-8'><style>body { font: 24px 'DejaVu Sans', sans-serif }</style>"
 
@@ -151,6 +154,18 @@ def test_scripts_run_only_when_asked(browser: Browser, scripted: Browser, tmp_pa
     body = "<p id='p'>before</p><script>document.getElementById('p').textContent = 'after'</script>"
     assert "before" in texts(read(browser, tmp_path, body))
     assert "after" in texts(read(scripted, tmp_path, body))
+
+
+def test_the_command_goes_on_after_an_endless_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.html").write_text(ENDLESS[0])
+    (tmp_path / "b.html").write_text(f"{HEAD}<p id=p>Sixteen pigeons</p><script>p.append(' fly')</script>")
+    out = tmp_path / "out"
+    assert main(["data", "html", str(tmp_path), "--out", str(out), "--scripts", "--timeout", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 files, 1 pages: 1 kept" in said
+    assert "failed: a.html: not read within 2 seconds" in said
+    [sample] = read_split(out)
+    assert sample.turns[1].content[0] == Ref("Sixteen pigeons fly")
 
 
 def test_a_browser_that_does_not_close_its_page_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

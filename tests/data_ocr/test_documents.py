@@ -155,7 +155,7 @@ COVER = "<div style='position: absolute; left: 60px; top: 300px; width: 20px; he
         ("<p style='rotate: 5deg'>leaning words</p>", "slanted text"),
         ("<p style='writing-mode: sideways-rl'>lying on its side</p>", "slanted text"),
         ("<p style='font-size: 2px'>one hundred words in fine print</p>", "text too small to read"),
-        ("<p style='line-height: 4px'>one line lies over<br>the next of them</p>", "text over text"),
+        ("<p>one line <span style='position: absolute; left: 42px'>over another", "text over text"),
         ("<p>שלום לכולם</p>", "right-to-left text"),
         (f"<div style='position: absolute; top: 400px'>coveredinthemiddle</div>{COVER}", "text without a label"),
         ("<p>\ue000 private</p>", "Private Use Area character"),

@@ -99,6 +99,15 @@ def test_what_the_page_shows_is_a_label(browser: Browser, tmp_path: Path, body: 
     assert page.stray == 0
 
 
+def test_boxes_of_tight_lines_end_between_them(browser: Browser, tmp_path: Path) -> None:
+    words = "<br>".join(["pigeons quietly", "jumping gaily", "by the plough"])
+    page = read(browser, tmp_path, f"<p style='font-size: 40px; line-height: 1'>{words}</p>")
+    assert len(page.lines) == 5
+    for above, below in pairwise(page.lines):
+        assert above.ink[3] <= below.ink[1] + 1
+    assert page.stray < 0.01
+
+
 def test_text_that_is_seen_and_not_read_drops_the_page(browser: Browser, tmp_path: Path) -> None:
     """A shadow tree, whose text stands in no document order."""
     shadow = "<div><template shadowrootmode='open'><p>words of the shadow tree</p></template></div>"

@@ -75,7 +75,15 @@
     return Array.from(range.getClientRects()).filter((r) => r.width > 0 && r.height > 0);
   };
 
-  const emit = (element, style, text, rect, spaceBefore) => {
+  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it.
+  const within = (rect, style) => {
+    const height = parseFloat(style.lineHeight);
+    if (style.writingMode !== "horizontal-tb" || !(height < rect.height)) return rect;
+    return new DOMRect(rect.x, rect.y + (rect.height - height) / 2, rect.width, height);
+  };
+
+  const emit = (element, style, text, whole, spaceBefore) => {
+    const rect = within(whole, style);
     if (rect.top >= innerHeight) return;  // below what is read of an endless page
     if (!onTop(element, rect)) {
       unseen += 1;

@@ -96,7 +96,7 @@ def _add_data_tools(verbs: Any) -> None:
     html.add_argument("inputs", nargs="+", help="HTML files, folders of them, or addresses")
     html.add_argument("--allow-network", action="store_true", help="pages may load from the network")
     html.add_argument("--scripts", action="store_true", help="pages may run scripts")
-    html.add_argument("--timeout", type=float, default=30.0, help="seconds that a document may take (30)")
+    html.add_argument("--timeout", type=float, default=30.0, help="seconds to open a page, or read 16,000 pixels (30)")
     _ocr_flags(html)
     clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
     clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, COCO captions, or folders")

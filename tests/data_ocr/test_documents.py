@@ -186,11 +186,30 @@ def test_broken_files_are_named_and_the_rest_goes_on(folder: Path, tmp_path: Pat
 
 
 def test_the_end_of_an_endless_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "WINDOW", 600)
     monkeypatch.setattr(html, "MAX_HEIGHT", 600)
     (tmp_path / "page.html").write_text(PAGE.format(extra="<p style='margin-top: 900px'>the end"), encoding="utf-8")
     report = build_ocr([tmp_path / "page.html"], tmp_path / "out")
     assert report.samples == 1
     assert "only the upper 600 of" in report.failures[0]
+
+
+@pytest.mark.parametrize("mode", ["page", "crop"])
+def test_a_long_page_is_read_through_several_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Each line once, and the same lines as through one window."""
+    rows = "".join(f"<p>row {n:02d}</p>" for n in range(40))
+    (tmp_path / "page.html").write_text(PAGE.format(extra=rows), encoding="utf-8")
+    settings = CropSettings(max_words=2)
+    whole = build_ocr([tmp_path / "page.html"], tmp_path / "whole", mode=mode, crop=settings)
+    monkeypatch.setattr(html, "WINDOW", 1500)
+    report = build_ocr([tmp_path / "page.html"], tmp_path / "windows", mode=mode, crop=settings)
+    assert report.failures == whole.failures == []
+    read = [phrase for sample in read_split(tmp_path / "windows") for phrase, _ in labelled(sample)]
+    if mode == "page":
+        assert [text for text in read if text.startswith("row")] == [f"row {n:02d}" for n in range(40)]
+    assert len(read) == len(set(read)) or mode == "crop"
 
 
 @pytest.mark.parametrize(("module", "name"), [("playwright", "page.html"), ("pypdfium2", "page.pdf")])

@@ -2,8 +2,9 @@
 
 Source: paper appendix A.2 (which used Puppeteer); here Playwright drives the system's Chromium. Scripts are off
 and nothing is fetched: a page may load files below its own folder and no more, unless the caller allows scripts
-or the network. All work on a document ends at a time limit, also when a script never ends. Long documents are
-cut into screens between lines; lines come in document order, which is the order that a browser reads aloud.
+or the network. Every step ends at a time limit, also when a script never ends. Long documents are looked at through
+one window after another, and cut into screens between lines; lines come in document order, which is the order that a
+browser reads aloud.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import os
 import shutil
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -29,13 +30,14 @@ from qvl.data.ocr.page import Atom, Page, clean, shifted
 from qvl.errors import DataError, MissingDependencyError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MAX_HEIGHT = 16_000  # pixels of a rendered document that are read; Chromium's own screenshots end at 16,384
+WINDOW = 16_000  # pixels of a document that are looked at together; Chromium's own screenshots end at 16,384
+MAX_HEIGHT = 640_000  # pixels of a document that are read
 CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
 # Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
 # names of images that are not there, documents within the document.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
   pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important;
-  text-overflow: clip !important }
+  text-overflow: clip !important; scroll-behavior: auto !important }
   *::marker, *::before, *::after, img { color: transparent !important }
   input, select, textarea, iframe, frame, object, embed { visibility: hidden !important }"""
 # The same picture without its text.
@@ -46,6 +48,7 @@ BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-tex
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
   document.documentElement.append(style); }"""
 _HEIGHT = "Math.max(document.documentElement.scrollHeight, 1)"
+_SCROLL = "top => { scrollTo(0, top); return scrollY; }"
 FONT_CHECKS, FONT_PAUSE_MS = 40, 50
 
 T = TypeVar("T")
@@ -54,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HtmlSettings:
-    """What documents may do: use the network, run scripts, and take so many seconds each."""
+    """What documents may do: use the network, run scripts, and take so many seconds to open or for each window."""
 
     allow_network: bool = False
     scripts: bool = False
@@ -67,10 +70,11 @@ class HtmlSettings:
 
 @dataclass(frozen=True)
 class _Shot:
-    """A rendered document: its height and how much of it is read, in CSS pixels; its text; its two pictures."""
+    """What a window shows: the document's height and where the window stands in it, in CSS pixels; the text that the
+    script found; the window's picture, with its text and without."""
 
     full: int
-    height: int
+    top: float
     found: dict[str, Any]
     picture: Image.Image
     bare: Image.Image
@@ -140,30 +144,53 @@ class Browser:
     def pages(self, source: str | Path, max_side: int = 1024, name: str | None = None) -> Iterator[Page | DataError]:
         """The document cut into screens of at most max_side CSS pixels' height.
 
-        Raises DataError when it can't be read in time; one comes at the end when the document goes on below
-        MAX_HEIGHT.
+        Raises DataError when it can't be opened or looked at in time (the screens before that are given); one comes
+        at the end when the document goes on below MAX_HEIGHT.
         """
         label = name or str(source)
         if is_url(source) and not self.settings.allow_network:
             raise UsageError(f"{source}: addresses are read only with --allow-network")
         if not is_url(source):
             _check_file(Path(source), label)
-        shot = self._wait(self._read(source, label))
-        slanted = [self.zoom * y for y in shot.found["slanted"]]
-        atoms = [a for a in (_atom(item, self.zoom) for item in shot.found["atoms"]) if a is not None]
+        context = self._wait(self._context(source))
+        try:
+            page = self._wait(self._in_time(self._open(context, source), label))
+            number, top, full = 0, 0.0, 1
+            while top < min(full, MAX_HEIGHT):
+                shot = self._wait(self._in_time(self._look(page, top), label))
+                full = shot.full
+                for seen in self._screens(shot, top, max_side, label):
+                    number += 1
+                    top += seen.image.height / self.zoom
+                    yield replace(seen, number=number)
+        finally:
+            if not self._loop.is_closed():  # it is where the reader stopped early and the browser is gone
+                self._wait(self._leave(context))
+        if full > MAX_HEIGHT:
+            yield DataError(
+                f"{label}: only the upper {MAX_HEIGHT} of {full} pixels are read; cut the document in parts"
+            )
+
+    def _screens(self, shot: _Shot, top: float, max_side: int, label: str) -> Iterator[Page]:
+        """What a window shows from `top` on; where the document goes on below it, without the last, cut-off screen."""
+        skip = round((top - shot.top) * self.zoom)  # at the document's end a window shows some of what was before
+        width, height = shot.picture.width, shot.picture.height - skip
+        found = (_atom(item, self.zoom) for item in shot.found["atoms"])
+        atoms = [shifted(atom, 0, skip) for atom in found if atom is not None]
+        slanted = [self.zoom * y - skip for y in shot.found["slanted"]]
         unseen = shot.found["unseen"]
-        for number, (top, bottom) in enumerate(screens(atoms, shot.picture.height, max_side * self.zoom), start=1):
-            box = (0, top, shot.picture.width, bottom)
+        cuts = screens(atoms, height, max_side * self.zoom)
+        if top + height / self.zoom < shot.full - 1 and len(cuts) > 1:
+            cuts.pop()
+        for start, end in cuts:
+            box = (0, skip + start, width, skip + end)
             picture = shot.picture.crop(box)
-            inside = [shifted(a, 0, top) for a in atoms if top <= (a.box[1] + a.box[3]) / 2 < bottom]
+            inside = [shifted(a, 0, start) for a in atoms if start <= (a.box[1] + a.box[3]) / 2 < end]
             seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
             lines = tuple(merge(without_leaders(seen.atoms)))
-            problems = (SLANTED,) if any(top <= y < bottom for y in slanted) else ()
-            yield Page(picture, lines, label, number, problems, unseen + seen.unseen, seen.stray)
+            problems = (SLANTED,) if any(start <= y < end for y in slanted) else ()
+            yield Page(picture, lines, label, 0, problems, unseen + seen.unseen, seen.stray)
             unseen = 0
-        if shot.full > shot.height:
-            message = f"only the upper {shot.height} of {shot.full} pixels are read; cut the document in parts"
-            yield DataError(f"{label}: {message}")
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
@@ -183,14 +210,11 @@ class Browser:
             reason = str(error).splitlines()[0]
             raise MissingDependencyError(f"{self._executable} does not start ({reason}): reinstall it") from error
 
-    async def _read(self, source: str | Path, label: str) -> _Shot:
-        """Everything that the browser does for one document, within the time limit."""
-        if self._browser is None or not self._browser.is_connected():
-            self._browser = await self._launch()
-        context = await self._context(source)
+    async def _in_time(self, work: Coroutine[Any, Any, T], label: str) -> T:
+        """One step of reading a document, within the time limit."""
         try:
             async with asyncio.timeout(self.settings.timeout):
-                return await self._look(context, source)
+                return await work
         except TimeoutError as error:
             limit = f"{self.settings.timeout:g} seconds"
             raise DataError(
@@ -198,10 +222,11 @@ class Browser:
             ) from error
         except self._api.Error as error:
             raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
-        finally:
-            if not await self._close(context):
-                await self._close(self._browser)
-                self._browser = None
+
+    async def _leave(self, context: Any) -> None:
+        if not await self._close(context):
+            await self._close(self._browser)
+            self._browser = None
 
     async def _close(self, what: Any) -> bool:
         """Whether it closed: a renderer in an endless script may not hear of it."""
@@ -211,23 +236,27 @@ class Browser:
                 return True
         return False
 
-    async def _look(self, context: Any, source: str | Path) -> _Shot:
+    async def _open(self, context: Any, source: str | Path) -> Any:
         page = await context.new_page()
         address = str(source) if is_url(source) else Path(source).resolve().as_uri()
         await page.goto(address, wait_until="load", timeout=0)
         await page.evaluate(_ADD_STYLE, STYLE)
         await _wait_for_fonts(page)
-        full = int(await page.evaluate(_HEIGHT))
-        height = min(full, MAX_HEIGHT // self.zoom)
+        height = min(int(await page.evaluate(_HEIGHT)), WINDOW // self.zoom)
         await page.set_viewport_size({"width": self.width, "height": height})
+        return page
+
+    async def _look(self, page: Any, top: float) -> _Shot:
+        full = int(await page.evaluate(_HEIGHT))
+        top = float(await page.evaluate(_SCROLL, top))
         found = await page.evaluate(_script())
         picture = await page.screenshot(animations="disabled", timeout=0)
-        await page.evaluate(_ADD_STYLE, BARE_STYLE)
-        bare = await page.screenshot(animations="disabled", timeout=0)
-        full = max(full, int(await page.evaluate(_HEIGHT)))  # a window's height is a measure to some pages
-        return _Shot(full, height, found, _image(picture), _image(bare))
+        bare = await page.screenshot(animations="disabled", timeout=0, style=BARE_STYLE)
+        return _Shot(full, top, found, _image(picture), _image(bare))
 
     async def _context(self, source: str | Path) -> Any:
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._launch()
         context = await self._browser.new_context(
             viewport={"width": self.width, "height": 768},
             device_scale_factor=self.zoom,

@@ -84,7 +84,7 @@
 
   const emit = (element, style, text, whole, spaceBefore) => {
     const rect = within(whole, style);
-    if (rect.top >= innerHeight) return;  // below what is read of an endless page
+    if (rect.bottom <= 0 || rect.top >= innerHeight) return;  // in another window
     if (!onTop(element, rect)) {
       unseen += 1;
       return;

@@ -88,12 +88,16 @@ def _add_data_tools(verbs: Any) -> None:
     """`qvl data TOOL`."""
     data = verbs.add_parser("data", help="make and check training data")
     tools = data.add_subparsers(title="tools", required=True, metavar="TOOL")
-    ocr = _verb(tools, "ocr", _data_ocr, "PDF files and web pages -> OCR samples with quads")
-    ocr.add_argument("inputs", nargs="+", help="PDF or HTML files, folders of them, or addresses")
-    ocr.add_argument("--out", type=Path, required=True)
-    ocr.add_argument("--mode", choices=("page", "crop"), default="page", help="whole pages, or a few words each")
-    ocr.add_argument("--allow-network", action="store_true", help="pages may load from the network")
-    ocr.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+    pdf = _verb(tools, "pdf", _data_pdf, "PDF files -> OCR samples with quads")
+    pdf.add_argument("inputs", nargs="+", help="PDF files, or folders of them")
+    pdf.add_argument("--password", help="opens encrypted files")
+    _ocr_flags(pdf)
+    html = _verb(tools, "html", _data_html, "web pages -> OCR samples with quads, by a real browser")
+    html.add_argument("inputs", nargs="+", help="HTML files, folders of them, or addresses")
+    html.add_argument("--allow-network", action="store_true", help="pages may load from the network")
+    html.add_argument("--scripts", action="store_true", help="pages may run scripts")
+    html.add_argument("--timeout", type=float, default=30.0, help="seconds to open a page, or read 16,000 pixels (30)")
+    _ocr_flags(html)
     clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
     clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, caption files, or folders")
     clean.add_argument("--source", required=True, help="settings: laion_en, coyo, in_house, ... or your own file.toml")
@@ -190,6 +194,13 @@ def _held_out_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _ocr_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mode", choices=("page", "crop"), default="page", help="whole pages, or a few words each")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+    _sequence_flags(parser)
+
+
 def _sequence_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", default="tiny", help="tiny, published, or a checkpoint folder (tiny)")
     parser.add_argument("--length", type=int, default=2048, help="tokens of a sequence (2048)")
@@ -223,12 +234,25 @@ def _world(args: argparse.Namespace) -> None:
         print(f"{args.out / 'dense'}: {args.dense} pictures with labels for each patch")
 
 
-def _data_ocr(args: argparse.Namespace) -> None:
-    from qvl.data.ocr.build import build_ocr
+def _data_pdf(args: argparse.Namespace) -> None:
+    from qvl.data.ocr.sources import PDF
 
-    report = build_ocr(
-        args.inputs, args.out, mode=args.mode, allow_network=args.allow_network, overwrite=args.overwrite
-    )
+    _build_ocr(args, suffixes=PDF, password=args.password)
+
+
+def _data_html(args: argparse.Namespace) -> None:
+    from qvl.data.ocr.html import HtmlSettings
+    from qvl.data.ocr.sources import HTML
+
+    _build_ocr(args, suffixes=HTML, html=HtmlSettings(args.allow_network, args.scripts, args.timeout))
+
+
+def _build_ocr(args: argparse.Namespace, **settings: Any) -> None:
+    from qvl.data.ocr.build import build_ocr
+    from qvl.data.ocr.cut import SequenceLimit
+
+    sequence = SequenceLimit(*_vocabulary(args.vocabulary), args.length)
+    report = build_ocr(args.inputs, args.out, mode=args.mode, sequence=sequence, overwrite=args.overwrite, **settings)
     print(report.summary())
 
 

@@ -18,7 +18,7 @@ from qvl.data.lint import lint
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr, bundled_documents
 from qvl.data.ocr.crops import CropSettings
-from qvl.data.ocr.html import find_browser
+from qvl.data.ocr.html import HtmlSettings, find_browser
 from qvl.data.sample import Sample, read_split
 from qvl.errors import MissingDependencyError, UsageError
 from qvl.text.markup import Quad, Ref, quad_to_pixels
@@ -122,14 +122,10 @@ def test_cells_of_a_table_are_lines_of_their_own(tmp_path: Path) -> None:
     assert [phrase for phrase, _ in labelled(sample)][-2:] == ["Second", "to point"]
 
 
-COVER = "<div style='position: absolute; left: 60px; top: 300px; width: 20px; height: 300px; background: white'></div>"
-
-
 @pytest.mark.parametrize(
     ("extra", "phrases"),
     [
         ("<div style='columns: 2'><p>plain <b>bo</b>ld</div>", ["plain bold"]),
-        (f"<div style='position: absolute; top: 400px'>coveredinthemiddle</div>{COVER}", []),
         ("<p style='overflow: hidden; width: 100px; height: 40px'>short overflowing", ["short"]),
         ("<ol><li>one item</ol><input value='typed'>", ["one item"]),
     ],
@@ -148,15 +144,22 @@ def test_same_input_gives_the_same_shards(folder: Path, tmp_path: Path) -> None:
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
 
 
+COVER = "<div style='position: absolute; left: 60px; top: 300px; width: 20px; height: 300px; background: white'></div>"
+
+
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
         ("<p>Žluťoučký kůň</p>", "Latin Extended-A or -B character"),
         ("<p>Шестнадцать голубей сидели на крыше</p>", "neither English nor Chinese"),
         ("<p style='rotate: 5deg'>leaning words</p>", "slanted text"),
-        ("<p style='writing-mode: vertical-rl'>竖排文字</p>", "slanted text"),
+        ("<p style='writing-mode: sideways-rl'>lying on its side</p>", "slanted text"),
+        ("<p style='font-size: 2px'>one hundred words in fine print</p>", "text too small to read"),
+        ("<p>one line <span style='position: absolute; left: 42px'>over another", "text over text"),
+        ("<p>שלום לכולם</p>", "right-to-left text"),
+        (f"<div style='position: absolute; top: 400px'>coveredinthemiddle</div>{COVER}", "text without a label"),
         ("<p>\ue000 private</p>", "Private Use Area character"),
-        ("<p>" + "many words here " * 300 + "</p>", "too many characters"),
+        ("<p>" + "many words here " * 700 + "</p>", "too many characters"),
     ],
 )
 def test_pages_that_the_paper_drops_are_counted_by_reason(tmp_path: Path, extra: str, reason: str) -> None:
@@ -183,11 +186,30 @@ def test_broken_files_are_named_and_the_rest_goes_on(folder: Path, tmp_path: Pat
 
 
 def test_the_end_of_an_endless_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "WINDOW", 600)
     monkeypatch.setattr(html, "MAX_HEIGHT", 600)
     (tmp_path / "page.html").write_text(PAGE.format(extra="<p style='margin-top: 900px'>the end"), encoding="utf-8")
     report = build_ocr([tmp_path / "page.html"], tmp_path / "out")
     assert report.samples == 1
     assert "only the upper 600 of" in report.failures[0]
+
+
+@pytest.mark.parametrize("mode", ["page", "crop"])
+def test_a_long_page_is_read_through_several_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Each line once, and the same lines as through one window."""
+    rows = "".join(f"<p>row {n:02d}</p>" for n in range(40))
+    (tmp_path / "page.html").write_text(PAGE.format(extra=rows), encoding="utf-8")
+    settings = CropSettings(max_words=2)
+    whole = build_ocr([tmp_path / "page.html"], tmp_path / "whole", mode=mode, crop=settings)
+    monkeypatch.setattr(html, "WINDOW", 1500)
+    report = build_ocr([tmp_path / "page.html"], tmp_path / "windows", mode=mode, crop=settings)
+    assert report.failures == whole.failures == []
+    read = [phrase for sample in read_split(tmp_path / "windows") for phrase, _ in labelled(sample)]
+    if mode == "page":
+        assert [text for text in read if text.startswith("row")] == [f"row {n:02d}" for n in range(40)]
+    assert len(read) == len(set(read)) or mode == "crop"
 
 
 @pytest.mark.parametrize(("module", "name"), [("playwright", "page.html"), ("pypdfium2", "page.pdf")])
@@ -205,10 +227,12 @@ def test_an_address_is_read_where_the_network_is_allowed(folder: Path, tmp_path:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        report = build_ocr([f"{address}/page.html", "http://127.0.0.1:9/gone"], tmp_path, allow_network=True)
+        report = build_ocr(
+            [f"{address}/page.html", "http://127.0.0.1:9/gone"], tmp_path, html=HtmlSettings(allow_network=True)
+        )
         server.shutdown()
     assert (report.pages_kept, report.samples) == (1, 1)
-    assert report.failures[0].startswith("http://127.0.0.1:9/gone: does not load")
+    assert report.failures[0].startswith("http://127.0.0.1:9/gone: can't be rendered")
     [sample] = read_split(tmp_path)
     assert sample.provenance["source"] == f"{address}/page.html"
 

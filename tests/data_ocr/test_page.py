@@ -6,7 +6,8 @@ import pytest
 
 from qvl.data.language import language_of
 from qvl.data.ocr.html import screens
-from qvl.data.ocr.page import Atom, clean, merge
+from qvl.data.ocr.lines import merge
+from qvl.data.ocr.page import Atom, clean
 
 
 def atom(text: str, x: float, y: float, width: float = 40, space: bool = True) -> Atom:

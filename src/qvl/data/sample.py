@@ -150,7 +150,7 @@ def shard_paths(directory: Path) -> list[Path]:
     """The shards of a split in order. DataError when there is none."""
     paths = sorted(p for p in directory.glob("*.parquet") if not p.name.startswith("."))
     if not paths:
-        raise DataError(f"{directory}: no *.parquet shard here; make one with `qvl world` or `qvl data ocr`")
+        raise DataError(f"{directory}: no *.parquet shard here; make one with `qvl world` or `qvl data pdf`")
     return paths
 
 

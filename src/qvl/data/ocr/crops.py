@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from qvl.data.ocr.page import Corners, Line, Page, Pixels, Rect, background, ink_mask
+from qvl.data.ocr.ink import Pixels, background, ink_mask
+from qvl.data.ocr.page import Corners, Line, Page, Rect
 from qvl.data.ocr.samples import ocr_sample
 from qvl.data.sample import Sample
 
@@ -40,20 +41,14 @@ def crops(page: Page, generator: random.Random, settings: CropSettings) -> list[
     out: list[Sample] = []
     place = 0
     for line in page.lines:
-        largest = int(_line_height(line) * settings.side / settings.min_text_height)
+        largest = int(line.height * settings.side / settings.min_text_height)
         for begin, end in _runs(line, largest, generator, settings):
-            run = Line(line.atoms[begin:end])
+            run = Line(line.atoms[begin:end], line.vertical)
             others = np.delete(inks, slice(place + begin, place + end), axis=0)
             if not _overlapped(run.ink, others):
                 out += _cut(pixels, run, largest, page, generator, settings)
         place += len(line.atoms)
     return out
-
-
-def _line_height(line: Line) -> float:
-    """Extent of the ink across the reading direction: ascenders and descenders of the whole line."""
-    x0, y0, x1, y1 = line.ink
-    return y1 - y0 if line.atoms[0].angle in (0, 180) else x1 - x0
 
 
 def _runs(line: Line, largest: int, generator: random.Random, settings: CropSettings) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from qvl.data.language import is_cjk
+from qvl.data.ocr.ink import overprinted
 from qvl.data.ocr.page import Page
 
 TOO_SMALL = "image too small"
@@ -21,19 +22,26 @@ RIGHT_TO_LEFT = "right-to-left text"
 OTHER_SCRIPT = "neither English nor Chinese"
 SLANTED = "slanted text"
 HIDDEN_LAYER = "hidden text layer"
+STRAY = "text without a label"
+OVERPRINTED = "text over text"
+TINY = "text too small to read"
 DUPLICATE = "duplicate image"
 NO_CROP = "no crop fits"
+NO_CUT = "longer than a sequence"
 
 OTHER_LETTERS = 0.05  # share of letters of other scripts that an English or Chinese page may have: formulas, names
+OVER = 0.02  # share of words that may lie over others: accents, formulas
+UNLABELLED = 0.05  # share of the text's ink that may lie in no label: words that run over the page's edge
+LEGIBLE = 4  # pixels of ink from top to bottom: the least for a line with a letter or digit in it
 
 
 @dataclass(frozen=True)
 class PageFilter:
     """Thresholds. max_chars None: no upper limit (crops have their own)."""
 
-    min_side: int = 224
-    min_chars: int = 10
-    max_chars: int | None = 2000
+    min_side: int = 224  # the model's smallest input
+    min_chars: int = 10  # less is a page number or a picture's scrap
+    max_chars: int | None = 8000  # on 1024 x 724 pixels: 93 for each, white space included
 
 
 def page_problem(page: Page, limits: PageFilter) -> str | None:
@@ -46,6 +54,8 @@ def page_problem(page: Page, limits: PageFilter) -> str | None:
     for reason, found in _CHARACTERS:
         if any(found(c) for c in text):
             return reason
+    if page.stray > UNLABELLED:
+        return STRAY
     letters = [c for c in text if c.isalpha()]
     if sum(not is_known_letter(c) for c in letters) > OTHER_LETTERS * len(letters):
         return OTHER_SCRIPT
@@ -54,7 +64,10 @@ def page_problem(page: Page, limits: PageFilter) -> str | None:
         return TOO_FEW
     if limits.max_chars is not None and count > limits.max_chars:
         return TOO_MANY
-    return None
+    if any(line.height < LEGIBLE for line in page.lines if any(map(str.isalnum, line.text))):
+        return TINY
+    atoms = [atom for line in page.lines for atom in line.atoms]
+    return OVERPRINTED if overprinted(atoms) > OVER * len(atoms) else None
 
 
 def is_latin_extended(character: str) -> bool:

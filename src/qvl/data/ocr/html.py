@@ -1,42 +1,83 @@
 """HTML -> pages: what a real browser shows, and where each visible word is.
 
-Source: paper appendix A.2 (which used Puppeteer); here Playwright drives the system's Chromium. Scripts are
-off and nothing is fetched: a page may load files below its own folder and no more, unless the caller allows
-the network. Long pages are cut into screens between lines.
+Source: paper appendix A.2 (which used Puppeteer); here Playwright drives the system's Chromium. Scripts are off
+and nothing is fetched: a page may load files below its own folder and no more, unless the caller allows scripts
+or the network. Every step ends at a time limit, also when a script never ends. Long documents are looked at through
+one window after another, and cut into screens between lines; lines come in document order, which is the order that a
+browser reads aloud.
 """
 
+import asyncio
 import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from qvl.data.ocr.filters import SLANTED
-from qvl.data.ocr.page import Atom, Page, clean, finish
+from qvl.data.ocr.ink import seen_atoms
+from qvl.data.ocr.lines import merge, without_leaders
+from qvl.data.ocr.page import Atom, Page, clean, shifted
 from qvl.errors import DataError, MissingDependencyError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MAX_HEIGHT = 16_000  # pixels of a rendered document that are read; Chromium's own screenshots end at 16,384
-TIMEOUT_MS = 30_000
-# Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields.
+WINDOW = 16_000  # pixels of a document that are looked at together; Chromium's own screenshots end at 16,384
+MAX_HEIGHT = 640_000  # pixels of a document that are read
+CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
+# Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
+# names of images that are not there, documents within the document.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
-  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important }
-  *::marker, *::before, *::after { color: transparent !important }
-  input, select, textarea { visibility: hidden !important }"""
+  pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important;
+  text-overflow: clip !important; scroll-behavior: auto !important }
+  *::marker, *::before, *::after, img { color: transparent !important }
+  input, select, textarea, iframe, frame, object, embed { visibility: hidden !important }"""
+# The same picture without its text.
+BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-text-stroke-color: transparent !important }
+  svg text, svg text * { fill: transparent !important; stroke: transparent !important }"""
 
 # Not the browser driver's own call for it: with the page's scripts off that one never returns.
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
   document.documentElement.append(style); }"""
+_HEIGHT = "Math.max(document.documentElement.scrollHeight, 1)"
+_SCROLL = "top => { scrollTo(0, top); return scrollY; }"
 FONT_CHECKS, FONT_PAUSE_MS = 40, 50
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HtmlSettings:
+    """What documents may do: use the network, run scripts, and take so many seconds to open or for each window."""
+
+    allow_network: bool = False
+    scripts: bool = False
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < float("inf"):
+            raise UsageError(f"timeout {self.timeout}: give seconds above 0")
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """What a window shows: the document's height and where the window stands in it, in CSS pixels; the text that the
+    script found; the window's picture, with its text and without."""
+
+    full: int
+    top: float
+    found: dict[str, Any]
+    picture: Image.Image
+    bare: Image.Image
 
 
 def is_url(source: str | Path) -> bool:
@@ -57,28 +98,34 @@ def find_browser() -> str:
 
 def _playwright() -> Any:
     try:
-        from playwright import sync_api
+        from playwright import async_api
     except ImportError as error:
         raise MissingDependencyError("rendering HTML needs playwright: pip install 'qvl[ocr]'") from error
-    return sync_api
+    return async_api
 
 
 class Browser:
-    """One Chromium for many pages; a context manager."""
+    """One Chromium for many documents; a context manager."""
 
-    def __init__(self, allow_network: bool = False, width: int = 1024, zoom: int = 1) -> None:
+    def __init__(self, settings: HtmlSettings | None = None, width: int = 1024, zoom: int = 1) -> None:
         """width: of the window in CSS pixels, zoom: image pixels in each of them."""
-        self.allow_network = allow_network
+        self.settings = settings or HtmlSettings()
         self.width = width
         self.zoom = zoom
         self.blocked: list[str] = []
         self._api = _playwright()
-        executable = find_browser()
-        self._driver = self._api.sync_playwright().start()
+        self._executable = find_browser()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # answers that come after their document was closed
         try:
-            self._browser = self._launch(executable)
+            self._driver = self._wait(self._api.async_playwright().start())
+            try:
+                self._browser: Any = self._wait(self._launch())
+            except BaseException:
+                self._wait(self._driver.stop())
+                raise
         except BaseException:
-            self._driver.stop()
+            self._loop.close()
             raise
 
     def __enter__(self) -> "Browser":
@@ -87,125 +134,171 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._browser.close()
-        self._driver.stop()
-
-    def _launch(self, executable: str) -> Any:
-        """With Chromium's sandbox where it works: never for root, and not in every container."""
-        options = {"executable_path": executable, "args": ["--disable-background-networking"]}
-        if os.geteuid() != 0:
-            try:
-                return self._driver.chromium.launch(chromium_sandbox=True, **options)
-            except self._api.Error:
-                logger.warning("Chromium's sandbox does not start here: going on without it (scripts are off)")
-        options["args"] = [*options["args"], "--no-sandbox"]
         try:
-            return self._driver.chromium.launch(**options)
-        except self._api.Error as error:
-            reason = str(error).splitlines()[0]
-            raise MissingDependencyError(f"{executable} does not start ({reason}): reinstall it") from error
+            if self._browser is not None:
+                self._wait(self._close(self._browser))
+            self._wait(self._driver.stop())
+        finally:
+            self._loop.close()
 
     def pages(self, source: str | Path, max_side: int = 1024, name: str | None = None) -> Iterator[Page | DataError]:
         """The document cut into screens of at most max_side CSS pixels' height.
 
-        Raises DataError when it can't load; one comes at the end when the document goes on below MAX_HEIGHT.
+        Raises DataError when it can't be opened or looked at in time (the screens before that are given); one comes
+        at the end when the document goes on below MAX_HEIGHT.
         """
         label = name or str(source)
-        with self._open(source, label) as tab:
-            full, height, found, shot = self._look(tab, label)
-        problems = (SLANTED,) if found["slanted"] else ()
-        atoms = [a for a in (_atom(item, self.zoom) for item in found["atoms"]) if a is not None]
-        for number, (top, bottom) in enumerate(screens(atoms, shot.height, max_side * self.zoom), start=1):
-            inside = [_shift(a, top) for a in atoms if top <= a.box[1] and a.box[3] <= bottom]
-            yield finish(shot.crop((0, top, shot.width, bottom)), inside, label, number, problems)
-        if full > height:
-            yield DataError(f"{label}: only the upper {height} of {full} pixels are read; cut the document in parts")
-
-    def _look(self, tab: Any, label: str) -> tuple[int, int, dict[str, Any], Image.Image]:
-        """(height of the document, height that is read, what the script found, the picture of it)."""
-        try:
-            full = max(int(tab.evaluate("document.documentElement.scrollHeight")), 1)
-            height = min(full, MAX_HEIGHT // self.zoom)
-            tab.set_viewport_size({"width": self.width, "height": height})
-            found = tab.evaluate(_script())
-            shot = tab.screenshot(animations="disabled")
-        except self._api.Error as error:
-            raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
-        return full, height, found, Image.open(io.BytesIO(shot)).convert("RGB")
-
-    def _open(self, source: str | Path, label: str) -> "_Tab":
-        if is_url(source) and not self.allow_network:
+        if is_url(source) and not self.settings.allow_network:
             raise UsageError(f"{source}: addresses are read only with --allow-network")
         if not is_url(source):
             _check_file(Path(source), label)
-        tab = _Tab(self._context(source))
-        address = str(source) if is_url(source) else Path(source).resolve().as_uri()
+        context = self._wait(self._context(source))
         try:
-            tab.page.goto(address, wait_until="load", timeout=TIMEOUT_MS)
-            tab.page.evaluate(_ADD_STYLE, STYLE)
-            _wait_for_fonts(tab.page)
-        except self._api.Error as error:
-            tab.close()
-            raise DataError(f"{label}: does not load ({str(error).splitlines()[0]})") from error
-        return tab
+            page = self._wait(self._in_time(self._open(context, source), label))
+            number, top, full = 0, 0.0, 1
+            while top < min(full, MAX_HEIGHT):
+                shot = self._wait(self._in_time(self._look(page, top), label))
+                full = shot.full
+                for seen in self._screens(shot, top, max_side, label):
+                    number += 1
+                    top += seen.image.height / self.zoom
+                    yield replace(seen, number=number)
+        finally:
+            if not self._loop.is_closed():  # it is where the reader stopped early and the browser is gone
+                self._wait(self._leave(context))
+        if full > MAX_HEIGHT:
+            yield DataError(
+                f"{label}: only the upper {MAX_HEIGHT} of {full} pixels are read; cut the document in parts"
+            )
 
-    def _context(self, source: str | Path) -> Any:
-        context = self._browser.new_context(
+    def _screens(self, shot: _Shot, top: float, max_side: int, label: str) -> Iterator[Page]:
+        """What a window shows from `top` on; where the document goes on below it, without the last, cut-off screen."""
+        skip = round((top - shot.top) * self.zoom)  # at the document's end a window shows some of what was before
+        width, height = shot.picture.width, shot.picture.height - skip
+        found = (_atom(item, self.zoom) for item in shot.found["atoms"])
+        atoms = [shifted(atom, 0, skip) for atom in found if atom is not None]
+        slanted = [self.zoom * y - skip for y in shot.found["slanted"]]
+        unseen = shot.found["unseen"]
+        cuts = screens(atoms, height, max_side * self.zoom)
+        if top + height / self.zoom < shot.full - 1 and len(cuts) > 1:
+            cuts.pop()
+        for start, end in cuts:
+            box = (0, skip + start, width, skip + end)
+            picture = shot.picture.crop(box)
+            inside = [shifted(a, 0, start) for a in atoms if start <= (a.box[1] + a.box[3]) / 2 < end]
+            seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
+            lines = tuple(merge(without_leaders(seen.atoms)))
+            problems = (SLANTED,) if any(start <= y < end for y in slanted) else ()
+            yield Page(picture, lines, label, 0, problems, unseen + seen.unseen, seen.stray)
+            unseen = 0
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _launch(self) -> Any:
+        """With Chromium's sandbox where it works: never for root, and not in every container."""
+        options = {"executable_path": self._executable, "args": ["--disable-background-networking"]}
+        if os.geteuid() != 0:
+            try:
+                return await self._driver.chromium.launch(chromium_sandbox=True, **options)
+            except self._api.Error:
+                logger.warning("Chromium's sandbox does not start here: going on without it")
+        options["args"] = [*options["args"], "--no-sandbox"]
+        try:
+            return await self._driver.chromium.launch(**options)
+        except self._api.Error as error:
+            reason = str(error).splitlines()[0]
+            raise MissingDependencyError(f"{self._executable} does not start ({reason}): reinstall it") from error
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], label: str) -> T:
+        """One step of reading a document, within the time limit."""
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                return await work
+        except TimeoutError as error:
+            limit = f"{self.settings.timeout:g} seconds"
+            raise DataError(
+                f"{label}: not read within {limit}; a script that never ends, or allow more time"
+            ) from error
+        except self._api.Error as error:
+            raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
+
+    async def _leave(self, context: Any) -> None:
+        if not await self._close(context):
+            await self._close(self._browser)
+            self._browser = None
+
+    async def _close(self, what: Any) -> bool:
+        """Whether it closed: a renderer in an endless script may not hear of it."""
+        with suppress(TimeoutError, self._api.Error):
+            async with asyncio.timeout(CLOSING_S):
+                await what.close()
+                return True
+        return False
+
+    async def _open(self, context: Any, source: str | Path) -> Any:
+        page = await context.new_page()
+        address = str(source) if is_url(source) else Path(source).resolve().as_uri()
+        await page.goto(address, wait_until="load", timeout=0)
+        await page.evaluate(_ADD_STYLE, STYLE)
+        await _wait_for_fonts(page)
+        height = min(int(await page.evaluate(_HEIGHT)), WINDOW // self.zoom)
+        await page.set_viewport_size({"width": self.width, "height": height})
+        return page
+
+    async def _look(self, page: Any, top: float) -> _Shot:
+        full = int(await page.evaluate(_HEIGHT))
+        top = float(await page.evaluate(_SCROLL, top))
+        found = await page.evaluate(_script())
+        picture = await page.screenshot(animations="disabled", timeout=0)
+        bare = await page.screenshot(animations="disabled", timeout=0, style=BARE_STYLE)
+        return _Shot(full, top, found, _image(picture), _image(bare))
+
+    async def _context(self, source: str | Path) -> Any:
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._launch()
+        context = await self._browser.new_context(
             viewport={"width": self.width, "height": 768},
             device_scale_factor=self.zoom,
-            java_script_enabled=False,
+            java_script_enabled=self.settings.scripts,
             bypass_csp=True,
             accept_downloads=False,
             service_workers="block",
             locale="en-US",
-            offline=not self.allow_network,
+            offline=not self.settings.allow_network,
         )
         folder = None if is_url(source) else Path(source).resolve().parent
 
-        def decide(route: Any) -> None:
+        async def decide(route: Any) -> None:
             if self._allowed(route.request.url, folder):
-                route.continue_()
+                await route.continue_()
             else:
                 self.blocked.append(route.request.url)
-                route.abort("blockedbyclient")
+                await route.abort("blockedbyclient")
 
-        context.route("**/*", decide)
+        await context.route("**/*", decide)
         return context
 
     def _allowed(self, address: str, folder: Path | None) -> bool:
         """Files below the document's own folder; http(s) only where the network is allowed."""
         parts = urlsplit(address)
         if parts.scheme in ("http", "https"):
-            return self.allow_network
+            return self.settings.allow_network
         if parts.scheme == "file" and not parts.netloc and folder is not None:
             return Path(unquote(parts.path)).resolve().is_relative_to(folder)
         return parts.scheme in ("data", "about")
 
 
-class _Tab:
-    """A page that takes its context with it when it closes."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.page = context.new_page()
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the page and its context."""
-        self.context.close()
-
-
-def _wait_for_fonts(page: Any) -> None:
+async def _wait_for_fonts(page: Any) -> None:
     """Until the page's own fonts are there, two seconds at most: text moves when they come."""
     for _ in range(FONT_CHECKS):
-        if page.evaluate("document.fonts.status") == "loaded":
+        if await page.evaluate("document.fonts.status") == "loaded":
             return
-        page.wait_for_timeout(FONT_PAUSE_MS)
+        await page.wait_for_timeout(FONT_PAUSE_MS)
+
+
+def _image(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
 def _check_file(path: Path, label: str) -> None:
@@ -227,13 +320,7 @@ def _atom(item: dict[str, Any], zoom: int) -> Atom | None:
         return None
     x, y, width, height = (zoom * value for value in item["rect"])
     box = (x, y, x + width, y + height)
-    return Atom(text, box, box, 0, bool(item["space"]))
-
-
-def _shift(atom: Atom, top: int) -> Atom:
-    x0, y0, x1, y1 = atom.box
-    box = (x0, y0 - top, x1, y1 - top)
-    return Atom(atom.text, box, box, atom.angle, atom.space_before)
+    return Atom(text, box, box, item["angle"], bool(item["space"]))
 
 
 def screens(atoms: Sequence[Atom], height: int, max_side: int) -> list[tuple[int, int]]:

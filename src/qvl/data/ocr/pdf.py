@@ -1,7 +1,8 @@
 """PDF -> pages: the rendered image, and the text lines with their places in it.
 
 Source: paper appendix A.2 (which used PyMuPDF); here pdfium. Positions go through the same page-to-device
-matrix as the pixels, so /Rotate, /CropBox and the page's own origin are accounted for.
+matrix as the pixels, so /Rotate, /CropBox and the page's own origin are accounted for. Annotations and form
+fields are not drawn: their text is not the page's.
 """
 
 import ctypes
@@ -11,12 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from qvl.data.language import is_cjk
 from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED, UNDECODABLE
-from qvl.data.ocr.page import Atom, Page, Rect, clean, finish, union
+from qvl.data.ocr.ink import seen_atoms
+from qvl.data.ocr.lines import join_rows, merge, without_leaders
+from qvl.data.ocr.order import reading_order
+from qvl.data.ocr.page import Atom, Page, Rect, clean, union
 from qvl.errors import DataError, MissingDependencyError
 
 PRECISION = 1024  # pdfium maps to whole device units: ask for this many per pixel
+FAR = 1000.0  # page units between the points that the page's mapping to pixels is measured at
 SLANT = 2.0  # degrees by which text may lean from the axes
 
 
@@ -29,10 +36,12 @@ def import_pdfium() -> Any:
     return pypdfium2
 
 
-def read_pdf(path: Path, max_side: int = 1024, source: str | None = None) -> Iterator[Page | DataError]:
+def read_pdf(
+    path: Path, max_side: int = 1024, source: str | None = None, password: str | None = None
+) -> Iterator[Page | DataError]:
     """The pages of a file in order, the longer side max_side pixels; a DataError in place of a bad page.
 
-    Raises DataError when the file as a whole can't be opened (empty, corrupt, encrypted).
+    Raises DataError when the file as a whole can't be opened (empty, corrupt, encrypted and no password fits).
     """
     pdfium = import_pdfium()
     name = source or path.name
@@ -43,9 +52,10 @@ def read_pdf(path: Path, max_side: int = 1024, source: str | None = None) -> Ite
     if not content:
         raise DataError(f"{name}: empty file (zero bytes)")
     try:
-        document = pdfium.PdfDocument(content)
+        document = pdfium.PdfDocument(content, password=password)
     except pdfium.PdfiumError as error:
-        why = "encrypted: needs a password" if "assword" in str(error) else f"corrupt ({error})"
+        locked = "encrypted: needs another password" if password else "encrypted: needs --password"
+        why = locked if "assword" in str(error) else f"corrupt ({error})"
         raise DataError(f"{name}: {why}") from error
     try:
         for number in range(len(document)):
@@ -61,45 +71,54 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
     width, height = page.get_size()
     if width <= 0 or height <= 0:
         raise pdfium.PdfiumError("no area")
-    image = page.render(scale=max_side / max(width, height), may_draw_forms=False).to_pil().convert("RGB")
-    mapping = _Mapping(pdfium.raw, page, *image.size)
+    image = _render(page, max_side)
     textpage = page.get_textpage()
     try:
-        reader = _TextReader(pdfium, textpage, mapping)
+        reader = _TextReader(pdfium, textpage, _Mapping(pdfium.raw, page, *image.size))
         for index in range(textpage.count_chars()):
             reader.take(index)
         reader.flush()
+        for written in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_TEXT]):
+            pdfium.raw.FPDFTextObj_SetTextRenderMode(written.raw, pdfium.raw.FPDF_TEXTRENDERMODE_INVISIBLE)
+        seen = seen_atoms(reader.atoms, image, _render(page, max_side), exact=True)
     finally:
         textpage.close()
         page.close()
-    return finish(image, reader.atoms, source, number, tuple(dict.fromkeys(reader.problems)))
+    lines = reading_order(join_rows(merge(without_leaders(seen.atoms))))
+    return Page(image, tuple(lines), source, number, tuple(dict.fromkeys(reader.problems)), seen.unseen, seen.stray)
 
 
-@dataclass(frozen=True)
+def _render(page: Any, max_side: int) -> Image.Image:
+    scale = max_side / max(page.get_size())
+    picture: Image.Image = page.render(scale=scale, may_draw_forms=False, draw_annots=False).to_pil()
+    return picture.convert("RGB")
+
+
 class _Mapping:
-    """Page coordinates -> pixels of the rendered image."""
+    """Page coordinates -> pixels of the rendered image; fractions of a pixel are kept."""
 
-    raw: Any
-    page: Any
-    width: int
-    height: int
+    def __init__(self, raw: Any, page: Any, width: int, height: int) -> None:
+        def device(x: float, y: float) -> tuple[float, float]:
+            out_x, out_y = ctypes.c_int(), ctypes.c_int()
+            size = (width * PRECISION, height * PRECISION)
+            raw.FPDF_PageToDevice(page.raw, 0, 0, *size, 0, x, y, out_x, out_y)
+            return (out_x.value / PRECISION, out_y.value / PRECISION)
 
-    def point(self, x: float, y: float) -> tuple[float, float]:
-        """One point; fractions of a pixel are kept."""
-        out_x, out_y = ctypes.c_int(), ctypes.c_int()
-        size = (self.width * PRECISION, self.height * PRECISION)
-        self.raw.FPDF_PageToDevice(self.page.raw, 0, 0, *size, 0, x, y, out_x, out_y)
-        return (out_x.value / PRECISION, out_y.value / PRECISION)
+        self.e, self.f = device(0, 0)
+        (xx, xy), (yx, yy) = device(FAR, 0), device(0, FAR)
+        self.a, self.b, self.c, self.d = (v / FAR for v in (xx - self.e, xy - self.f, yx - self.e, yy - self.f))
 
     def box(self, box: tuple[float, float, float, float]) -> Rect:
         """(left, bottom, right, top) of the page -> a box in pixels."""
-        (ax, ay), (bx, by) = self.point(box[0], box[1]), self.point(box[2], box[3])
+        (ax, ay), (bx, by) = (
+            (self.a * x + self.c * y + self.e, self.b * x + self.d * y + self.f)
+            for x, y in ((box[0], box[1]), (box[2], box[3]))
+        )
         return (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
 
     def direction(self, x: float, y: float) -> float:
         """A direction on the page -> degrees clockwise from the right in the image."""
-        (ax, ay), (bx, by) = self.point(0, 0), self.point(x * 100, y * 100)
-        return math.degrees(math.atan2(by - ay, bx - ax)) % 360
+        return math.degrees(math.atan2(self.b * x + self.d * y, self.a * x + self.c * y)) % 360
 
 
 @dataclass

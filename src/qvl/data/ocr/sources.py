@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from qvl.data.ocr.html import Browser, is_url
+from qvl.data.ocr.html import Browser, HtmlSettings, is_url
 from qvl.data.ocr.page import Page
 from qvl.data.ocr.pdf import import_pdfium, read_pdf
 from qvl.errors import DataError, UsageError
@@ -13,11 +13,15 @@ PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
 Source = tuple[str | Path, str]  # a file or an address, and its name in reports
 
 
-def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
-    """Every document of the inputs, folders searched and sorted, each file once. UsageError when there is none."""
+def find_sources(inputs: Sequence[str | Path], suffixes: Sequence[str]) -> list[Source]:
+    """Every document of the inputs with one of the suffixes, folders searched and sorted, each file once.
+
+    Addresses count as HTML. UsageError when nothing is there, or a file is named that is of another kind.
+    """
+    wanted = ", ".join(suffixes)
     found: dict[str, Source] = {}
     for given in inputs:
-        if is_url(given):
+        if is_url(given) and ".html" in suffixes:
             found.setdefault(str(given), (given, str(given)))
             continue
         root = Path(given)
@@ -25,29 +29,31 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
             raise UsageError(f"{root}: no such file or folder")
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
         for path in files:
-            if path.suffix.lower() in PDF + HTML:
+            if path.suffix.lower() in suffixes:
                 name = path.name if root.is_file() else path.relative_to(root).as_posix()
                 found.setdefault(str(path.resolve()), (path, name))
             elif root.is_file():
-                raise UsageError(f"{path}: neither PDF nor HTML; give {', '.join(PDF + HTML)} or a folder of them")
+                raise UsageError(f"{path}: not a file that is read here; give {wanted} or a folder of them")
     if not found:
-        raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {', '.join(PDF + HTML)} file found")
+        raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {wanted} file found")
     return list(found.values())
 
 
 class Reader:
     """Pages of documents of either kind; a browser runs only when one of them needs it."""
 
-    def __init__(self, sources: Sequence[Source], max_side: int, zoom: int, allow_network: bool) -> None:
-        """max_side: of a page, zoom: how many times larger than that it is rendered."""
-        if not allow_network and (urls := [name for source, name in sources if is_url(source)]):
+    def __init__(
+        self, sources: Sequence[Source], max_side: int, zoom: int, html: HtmlSettings, password: str | None
+    ) -> None:
+        """max_side: of a page, zoom: how many times larger than that it is rendered, password: of PDF files."""
+        if not html.allow_network and (urls := [name for source, name in sources if is_url(source)]):
             raise UsageError(f"{urls[0]}: addresses are read only with --allow-network")
         if any(_is_pdf(source) for source, _ in sources):
             import_pdfium()  # missing? said before anything is written
-        self._sources, self._max_side, self._zoom = sources, max_side, zoom
+        self._sources, self._max_side, self._zoom, self._password = sources, max_side, zoom, password
         self._stack = ExitStack()
         needed = not all(_is_pdf(source) for source, _ in sources)
-        self._browser = self._stack.enter_context(Browser(allow_network, max_side, zoom)) if needed else None
+        self._browser = self._stack.enter_context(Browser(html, max_side, zoom)) if needed else None
 
     def __enter__(self) -> "Reader":
         return self
@@ -70,7 +76,7 @@ class Reader:
 
     def _read(self, source: str | Path, name: str) -> Iterator[Page | DataError]:
         if self._browser is None or _is_pdf(source):
-            return read_pdf(Path(source), self._max_side * self._zoom, name)
+            return read_pdf(Path(source), self._max_side * self._zoom, name, self._password)
         return self._browser.pages(source, self._max_side, name)
 
 

@@ -1,9 +1,12 @@
-// Visible text of the document in document order: words, and Chinese characters one by one, each with its
-// rectangle {text, rect: [x, y, width, height], space: was there white space before it}.
+// Visible text of the document in document order: words, and Chinese characters one by one, each with its rectangle
+// {text, rect: [x, y, width, height], space: was there white space before it, angle: 90 for Latin lying in vertical
+// text}; slanted: where on the page text is turned, from the top; unseen: how many words are covered or clipped.
 () => {
   const CJK = /[\u2e80-\u303f\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]|[\ud840-\ud88f][\udc00-\udfff]/;
   const atoms = [];
-  let slanted = false;
+  const REPLACED = new Set(["IMG", "VIDEO", "CANVAS", "PICTURE", "EMBED", "OBJECT", "IFRAME", "svg"]);
+  const slanted = [];
+  let unseen = 0;
   let space = true;
 
   const shownText = (style, text) => {
@@ -12,32 +15,57 @@
     return text;
   };
 
-  // Seen along the middle of the rectangle: nothing lies over it and no ancestor clips it away. Where columns
-  // break, the browser answers with the block around an inline element instead of the element.
-  const onTop = (element, rect) => {
-    let block = element;
-    while (block.parentElement && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
-    const y = rect.top + rect.height / 2;
-    const inset = Math.min(1, rect.width / 4);
-    const steps = Math.max(2, Math.ceil(rect.width / 6));
-    for (let i = 0; i <= steps; i++) {
-      const x = rect.left + inset + ((rect.width - 2 * inset) * i) / steps;
-      const hit = document.elementFromPoint(x, y);
-      if (hit === null || !(element.contains(hit) || (hit.contains(element) && block.contains(hit)))) return false;
+  // What many words of one element share: the block around it, and whether its text runs downwards.
+  const known = new Map();
+  const about = (element) => {
+    if (!known.has(element)) {
+      let block = element;
+      while (block.parentElement && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+      known.set(element, {block, down: getComputedStyle(element).writingMode !== "horizontal-tb"});
     }
-    return true;
+    return known.get(element);
   };
 
+  const seeThrough = (element) => {
+    const style = getComputedStyle(element);
+    const alpha = style.backgroundColor.match(/^rgba\(.*, ([\d.]+)\)$/);
+    return alpha !== null && Number(alpha[1]) < 1 && style.backgroundImage === "none" && !REPLACED.has(element.tagName);
+  };
+
+  // Seen all over the rectangle: nothing opaque lies over it and no ancestor clips it away. Where columns break, the
+  // browser answers with the block around an inline element instead of the element.
+  const onTop = (element, rect) => {
+    const {block, down} = about(element);
+    const owns = (hit) => element.contains(hit) || (hit.contains(element) && block.contains(hit));
+    const shown = (x, y) => {
+      const hit = document.elementFromPoint(x, y);
+      if (hit === null || owns(hit)) return hit !== null;
+      const stack = document.elementsFromPoint(x, y);
+      const own = stack.findIndex(owns);
+      return own >= 0 && stack.slice(0, own).every(seeThrough);
+    };
+    const points = (start, length, inset) => {
+      const steps = Math.max(1, Math.ceil((length - 2 * inset) / 12));
+      return Array.from({length: steps + 1}, (_, i) => start + inset + ((length - 2 * inset) * i) / steps);
+    };
+    const inset = (length, across) => (across ? length / 4 : Math.min(1, length / 4));
+    const rows = points(rect.top, rect.height, inset(rect.height, !down));
+    return points(rect.left, rect.width, inset(rect.width, down)).every((x) => rows.every((y) => shown(x, y)));
+  };
+
+  const turnedItself = (element) => {
+    const {writingMode, textOrientation, rotate, transform} = getComputedStyle(element);
+    if (writingMode.startsWith("sideways")) return true;
+    if (writingMode !== "horizontal-tb" && textOrientation !== "mixed") return true;
+    if (rotate !== "none" && rotate !== "0deg") return true;
+    if (transform === "none") return false;
+    const matrix = new DOMMatrixReadOnly(transform);
+    return Math.abs(matrix.b) > 1e-3 || Math.abs(matrix.c) > 1e-3 || matrix.a < 0 || matrix.d < 0;
+  };
+  const turns = new Map([[null, false]]);
   const turned = (element) => {
-    if (getComputedStyle(element).writingMode !== "horizontal-tb") return true;
-    for (let e = element; e; e = e.parentElement) {
-      const style = getComputedStyle(e);
-      if (style.rotate !== "none" && style.rotate !== "0deg") return true;
-      if (style.transform === "none") continue;
-      const matrix = new DOMMatrixReadOnly(style.transform);
-      if (Math.abs(matrix.b) > 1e-3 || Math.abs(matrix.c) > 1e-3 || matrix.a < 0 || matrix.d < 0) return true;
-    }
-    return false;
+    if (!turns.has(element)) turns.set(element, turnedItself(element) || turned(element.parentElement));
+    return turns.get(element);
   };
 
   const rectOf = (node, start, end) => {
@@ -47,13 +75,29 @@
     return Array.from(range.getClientRects()).filter((r) => r.width > 0 && r.height > 0);
   };
 
-  const emit = (element, style, text, rect, spaceBefore) => {
-    if (!onTop(element, rect)) return;
-    atoms.push({text: shownText(style, text), rect: [rect.x, rect.y, rect.width, rect.height], space: spaceBefore});
+  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it.
+  const within = (rect, style) => {
+    const height = parseFloat(style.lineHeight);
+    if (style.writingMode !== "horizontal-tb" || !(height < rect.height)) return rect;
+    return new DOMRect(rect.x, rect.y + (rect.height - height) / 2, rect.width, height);
+  };
+
+  const emit = (element, style, text, whole, spaceBefore) => {
+    const rect = within(whole, style);
+    if (rect.bottom <= 0 || rect.top >= innerHeight) return;  // in another window
+    if (!onTop(element, rect)) {
+      unseen += 1;
+      return;
+    }
+    if (turned(element)) slanted.push(rect.y + rect.height / 2);
+    const angle = style.writingMode === "horizontal-tb" || CJK.test(text) ? 0 : 90;
+    const shown = shownText(style, text);
+    atoms.push({text: shown, rect: [rect.x, rect.y, rect.width, rect.height], space: spaceBefore, angle});
   };
 
   // A word that breaks across lines, or holds Chinese: character by character, joined again along a line.
   const emitCharacters = (element, style, node, start, word, spaceBefore) => {
+    const down = style.writingMode !== "horizontal-tb";
     let open = null;
     const close = () => {
       if (open !== null) emit(element, style, open.text, open.rect, open.space);
@@ -65,7 +109,9 @@
       offset += character.length;
       if (rect === undefined) continue;
       const alone = CJK.test(character);
-      if (open !== null && (alone || Math.abs(rect.top - open.rect.top) > rect.height / 2)) close();
+      const away = down ? Math.abs(rect.left - open?.rect.left) > rect.width / 2
+        : Math.abs(rect.top - open?.rect.top) > rect.height / 2;
+      if (open !== null && (alone || away)) close();
       if (open === null) {
         open = {text: character, rect, space: spaceBefore};
         spaceBefore = false;
@@ -90,7 +136,6 @@
       continue;
     }
     const style = getComputedStyle(element);
-    slanted = slanted || turned(element);
     let last = 0;
     for (const match of text.matchAll(/\S+/g)) {
       const start = match.index;
@@ -106,5 +151,5 @@
     }
     space = space || last < text.length;
   }
-  return {atoms, slanted};
+  return {atoms, slanted, unseen};
 }

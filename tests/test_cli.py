@@ -1,8 +1,10 @@
 """The command line as a user meets it: one clear line for every mistake, and verbs that work together."""
 
 import io
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,19 @@ def test_boxes_are_drawn_into_the_named_file(
         assert drawn.size == (64, 48)
     with pytest.raises(qvl.QvlError, match=r"drawn\.what"):
         terminal.ask_once(chat, "where?", [], tmp_path / "drawn.what")
+
+
+def test_a_terminated_run_leaves_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "synth"
+    command = ["-m", "qvl", "data", "synth", "--count", "100000", "--fast", "--workers", "1", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if out.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not out.exists()
 
 
 def test_public_names_exist_and_are_sorted() -> None:

@@ -1,6 +1,7 @@
 """`qvl VERB`: flags -> one call. The only file with imports inside functions, so that --help is quick."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ TINY_RECIPES = Path("recipes/tiny")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, an error's own (see qvl.errors), or 130 after Ctrl-C."""
+    """Run one verb; the exit code is 0, an error's own (see qvl.errors), 130 after Ctrl-C, 143 after SIGTERM."""
     args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that half-written files go
     run: Callable[[argparse.Namespace], None] = args.run
     try:
         run(args)

@@ -230,6 +230,14 @@ def test_every_reason_to_drop_a_page_is_counted(tmp_path: Path, reason: str) -> 
     assert json.loads((tmp_path / "out" / "funnel.json").read_text())["dropped"] == {reason: 1}
 
 
+def test_a_page_that_no_crop_fits_is_counted(tmp_path: Path) -> None:
+    words = "BT /F 24 Tf 10 200 Td (%s) Tj ET"
+    path = write_pdf(tmp_path / "a.pdf", content=[WORDS, words % "Incomprehensibilities"])
+    report = build_ocr([path], tmp_path / "out", mode="crop")
+    assert dict(report.dropped) == {filters.NO_CROP: 1}
+    assert report.pages_seen == report.pages_kept + 1 == 2
+
+
 def test_encrypted_files_open_with_their_password(tmp_path: Path) -> None:
     locked = write_pdf(tmp_path / "locked.pdf", passwords=("open sesame", "owner"))
     assert texts(only_page(locked, "open sesame")) == ["Purple lamp"]

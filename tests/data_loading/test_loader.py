@@ -131,6 +131,17 @@ def text_sample(name: str, words: int) -> Sample:
     return Sample(name, "text", "en", (), (Turn("assistant", (Text("word " * words),)),), {})
 
 
+def test_rows_of_2048_stay_98_percent_full_from_stretch_to_stretch(tmp_path: Path) -> None:
+    """Four or five samples fill a row, so that what the other rows left over fills one badly."""
+    write_shard([text_sample(f"{k}", 268 + 11 * k) for k in range(1, 40)], tmp_path / "0.parquet")
+    [source] = loader(tmp_path, {"text": 1.0}, row_length=2048).streams
+    stretch = source.plan(source.state, [])
+    for _ in range(2):
+        stretch = source.plan(stretch.after, stretch.waiting)
+        filled = [sum(drawn.length for drawn in row) for batch in stretch.batches for row in batch]
+        assert sum(filled) / (2048 * len(filled)) >= 0.98
+
+
 @pytest.mark.parametrize("shards", [1, 44])  # streams share samples, streams share shards
 def test_a_step_holds_the_same_samples_on_any_number_of_ranks(tmp_path: Path, shards: int) -> None:
     streams, batch_rows, steps_per_epoch = 4, 3, 22  # an epoch is a stretch of planning

@@ -24,6 +24,7 @@ from qvl.text.render import Rendered, render
 from qvl.text.tokenizer import Tokenizer
 
 STRETCH_ROWS = 64  # rows that are planned together, about: more fill no better
+OPEN_ROWS = 8  # and so many more, the emptiest of which wait: without them the last rows take what the others left
 BUFFER_SAMPLES = 2048  # samples that the pools of a stream keep in memory, shared out by weight
 
 Draw = tuple[str, int]  # task, and its number in the task's pool
@@ -128,8 +129,10 @@ class Stream:
             begin, stretch = stretch.after, ahead.result()
 
     def _waiting(self, state: StreamState) -> list[Row]:
-        """The rows that wait, read again."""
-        return [[self.drawn(draw) for draw in row] for row in state.waiting]
+        """The rows that wait, read again in their order in the pools: each window of those is entered once."""
+        draws = sorted(draw for row in state.waiting for draw in row)
+        again = {draw: self.drawn(draw) for draw in draws}
+        return [[again[draw] for draw in row] for row in state.waiting]
 
     def plan(self, state: StreamState, waiting: list[Row]) -> Stretch:
         """The stretch that follows a state and its waiting rows."""
@@ -145,8 +148,8 @@ class Stream:
         return Stretch(self._dealt(rows, state.stretch), kept, after)
 
     def _packed(self, draws: "_Draws", waiting: list[Row], wanted: int) -> tuple[list[Row], list[Row]]:
-        """Draw what fills the rows wanted and the one of each task that stays open; (rows to read, rows that wait)."""
-        room = (wanted + len(self.tasks)) * self.config.row_length
+        """Draw what fills the rows wanted and those that stay open; (rows to read, rows that wait)."""
+        room = (wanted + OPEN_ROWS + len(self.tasks)) * self.config.row_length
         room -= sum(drawn.length for row in waiting for drawn in row)
         fresh: list[Drawn] = []
         while room > 0:

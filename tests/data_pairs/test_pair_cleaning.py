@@ -1,11 +1,13 @@
 """From files to shards: what is kept, where the rest went, and that nothing depends on how it was run."""
 
 import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +187,38 @@ def test_damage_is_counted_by_kind_and_named(tmp_path: Path) -> None:
     assert {(x["file"], x["key"], x["kind"]) for x in lines} >= {("raw/a.tar", "cut", "broken image")}
 
 
+def test_odd_names_numbers_and_nesting_are_never_fatal(tmp_path: Path) -> None:
+    """What a file can hold and a report, a float or a parser can't."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "kite.jpg").write_bytes(IMAGE)
+    lines = [
+        '{"key": "url", "image": "kite.jpg", "txt": "a kite", "url": "http://a/\\ud800"}',
+        '{"key": "\\ud800", "image": "kite.jpg", "txt": "a kite"}',
+        '{"key": "nul", "image": "kite\\u0000.jpg", "txt": "a kite"}',
+        '{"key": "nan", "image": "kite.jpg", "txt": "a kite", "similarity": NaN}',
+        '{"key": "huge", "image": "kite.jpg", "txt": "a kite", "similarity": 1' + 400 * "0" + "}",
+        "[" * 200_000,
+        '{"key": "section", "image": "kite.jpg", "txt": "a kite <![foo bar> high up"}',
+    ]
+    (raw / "a.jsonl").write_text("\n".join(lines))
+    with tarfile.open(raw / "b.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name, data in pair("café").items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    (tmp_path / "scored.toml").write_text(SCORED + "[rules.html_tags]\n")
+    funnel = clean([raw], tmp_path / "out", tmp_path / "scored.toml")
+    assert dict(funnel.damages) == {"missing image": 1, "CLIP score is not a number": 2, "line is not JSON": 1}
+    rows = {sample.provenance["row"]: caption(sample) for sample in read_split(tmp_path / "out")}
+    assert rows == {
+        "raw/a.jsonl#url": "a kite",
+        "raw/a.jsonl#\\ud800": "a kite",
+        "raw/a.jsonl#section": "a kite  high up",
+        "raw/b.tar#caf\\udce9": "a red kite over a field",
+    }
+
+
 def test_any_number_of_workers_writes_the_same_files(tmp_path: Path, make_tar: Callable[..., Path]) -> None:
     for shard in range(4):
         make_tar(f"{shard:05d}", *(pair(f"{shard}{i}", f"kite number {i} of {shard}") for i in range(5)))
@@ -236,8 +270,15 @@ def test_another_run_is_not_mixed_into_the_folder(tmp_path: Path, make_tar: Call
     assert [s.provenance["row"] for s in read_split(out)] == ["b.tar#2", "b.tar#3"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(UsageError, match="not made by this tool"):
-        clean([second], tmp_path / "mine", overwrite=True)
+    for plan in (None, "{}", "our plan"):  # a plan.json of somebody else's
+        if plan:
+            (tmp_path / "mine" / "plan.json").write_text(plan)
+        with pytest.raises(UsageError, match="not made by this tool"):
+            clean([second], tmp_path / "mine", overwrite=True)
+    (out / "notes.txt").write_text("precious")
+    clean([first], out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "precious"
+    assert len(list(read_split(out))) == 1
 
 
 def test_a_missing_clip_score_is_an_error_that_says_what_to_do(tmp_path: Path, make_tar: Callable[..., Path]) -> None:

@@ -108,6 +108,17 @@ def test_coco_captions_are_one_pair_per_image(tmp_path: Path) -> None:
     ]
 
 
+def test_img2dataset_files_with_their_log_beside(tmp_path: Path) -> None:
+    for name, data in pair("00000/000000000").items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    pq.write_table(pa.table({"key": ["000000000"], "status": ["success"]}), tmp_path / "00000.parquet")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    [only] = read_all(tmp_path)
+    assert isinstance(only, RawPair)
+    assert (only.key, only.fields["txt"]) == ("00000/000000000.jpg", "a red kite over a field")
+
+
 def test_a_folder_of_images_with_captions_beside(tmp_path: Path) -> None:
     for name, text in (("a/one.jpg", "one"), ("two.JPG", None)):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -93,6 +93,10 @@ def test_special_tags_in_any_case() -> None:
         ("I <3 you", "I <3 you"),
         ("<!-- hidden -->shown", "shown"),
         ("cut <a href='x", "cut <a href='x"),
+        ("&lt;p&gt;A dog&lt;/p&gt;", "A dog"),
+        ("Tom &amp;lt;b&amp;gt; Cat", "Tom  Cat"),
+        ("<![foo bar", "<![foo bar"),
+        ("a <![CDATA[b]]> c", "a  c"),
     ],
 )
 def test_html_goes_and_other_angles_stay(found: str, left: str) -> None:
@@ -104,9 +108,9 @@ def test_text_without_html_is_left_alone(text: str) -> None:
     assert cleaned(HtmlTags(), text) == text
 
 
-@given(st.text())
+@given(st.text() | st.text("<b>&lt;![/ "))
 def test_no_tag_survives_and_nothing_raises(text: str) -> None:
-    assert "<b>" not in without_html(f"<b>{text}</b>") or "<b>" in text or "&" in text
+    assert "<b>" not in without_html(f"<b>{text}</b>")
 
 
 @pytest.mark.parametrize(

@@ -16,3 +16,12 @@ class Damage:
     detail: str = ""
     rows: int = 1
     picture: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", printable(self.key))
+        object.__setattr__(self, "detail", printable(self.detail))
+
+
+def printable(name: str) -> str:
+    """A name that fits any report: file names that are not UTF-8, and unpaired surrogates, become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qvl import images
-from qvl.data.damage import Damage
+from qvl.data.damage import Damage, printable
 from qvl.data.language import language_of
 from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import read_unit
@@ -38,6 +38,9 @@ BATCH = 256  # pairs that the rules see at once
 EXAMPLES = 2  # of each rule and unit, for the page
 THUMBNAIL = 112  # pixels
 COUNTS = "counts"  # the folder whose files say which units are done
+REJECTED, QUARANTINE = "rejected", "quarantine"
+FLOAT32_MAX = 3e38
+SHARDS = f"*-{'[0-9]' * 6}.parquet"
 REJECTED_SCHEMA = pa.schema(
     [
         ("row", pa.string()),
@@ -76,11 +79,11 @@ class UnitJob:
 
     @property
     def rejected_path(self) -> Path:
-        return self.out_dir / "rejected" / f"{self.stem}.parquet"
+        return self.out_dir / REJECTED / f"{self.stem}.parquet"
 
     @property
     def quarantine_path(self) -> Path:
-        return self.out_dir / "quarantine" / f"{self.stem}.jsonl"
+        return self.out_dir / QUARANTINE / f"{self.stem}.jsonl"
 
 
 @dataclass
@@ -170,7 +173,7 @@ class UnitCleaner:
         if isinstance(text, Damage):
             return text
         score = _first(pair.fields, self.job.settings.columns["clip_score"])
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        if score is not None and not _is_number(score):
             return Damage("CLIP score is not a number", pair.key, repr(score)[:80])
         try:
             image = pair.image if isinstance(pair.image, bytes) else pair.image.read_bytes()
@@ -179,7 +182,7 @@ class UnitCleaner:
             width, height = images.probe(image)
         except ImageError as error:
             return Damage(error.kind, pair.key, str(error))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
             return Damage("missing image", pair.key, str(error))
         url = _first(pair.fields, ("url", "URL"))
         return {
@@ -189,7 +192,7 @@ class UnitCleaner:
             "width": width,
             "height": height,
             "clip_score": score,
-            "url": url if isinstance(url, str) else None,
+            "url": printable(url) if isinstance(url, str) else None,
             "scores": {},  # by rule
         }
 
@@ -312,6 +315,11 @@ def _text(pair: RawPair, names: tuple[str, ...]) -> str | Damage:
     except UnicodeEncodeError:
         return Damage("caption is not UTF-8", pair.key, "an unpaired surrogate")
     return text
+
+
+def _is_number(value: Any) -> bool:
+    """Finite, and within float32."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FLOAT32_MAX
 
 
 def _with_scores(batch: pa.Table, rows: list[dict[str, Any]], clip_model: str) -> pa.Table:

@@ -31,8 +31,8 @@ def find_units(inputs: Sequence[Path]) -> list[Unit]:
     """The units of files and folders, in a fixed order. UsageError for a path that holds nothing to read.
 
     In a folder, tars, Parquet and JSON lines are read at any depth; one without them is read as images with a
-    .txt or .json file beside each. The Parquet that img2dataset writes beside a tar is its log, not data. Captions
-    in files of their own (annotations) are given as those files.
+    .txt or .json file beside each. The Parquet that img2dataset writes beside a tar, or beside a folder of files, is
+    its log, not data. Captions in files of their own (annotations) are given as those files.
     """
     units: list[Unit] = []
     for path in inputs:
@@ -54,12 +54,12 @@ def find_units(inputs: Sequence[Path]) -> list[Unit]:
 
 def _units_of_folder(folder: Path) -> Iterator[Unit]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    tar_stems = {p.with_suffix("") for p in files if p.suffix == ".tar"}
+    logged = {p.with_suffix("") for p in files if p.suffix == ".tar"} | {p.parent for p in files}
     tables = [
         p
         for p in files
         if p.name.endswith((*TAR_SUFFIXES, ".parquet", ".jsonl"))
-        and not (p.suffix == ".parquet" and p.with_suffix("") in tar_stems)
+        and not (p.suffix == ".parquet" and p.with_suffix("") in logged)
     ]
     for path in tables:
         yield from _units_of_file(path, _name(path, folder))
@@ -155,7 +155,7 @@ def _sidecars(key: str, metadata: bytes | None, caption: bytes | None) -> dict[s
     fields: dict[str, Any] = {}
     if metadata is not None:
         try:
-            fields = json.loads(metadata)
+            fields = _json(metadata)
         except ValueError as error:
             return Damage("metadata is not JSON", key, str(error))
         if not isinstance(fields, dict):
@@ -166,6 +166,14 @@ def _sidecars(key: str, metadata: bytes | None, caption: bytes | None) -> dict[s
         except UnicodeDecodeError as error:
             return Damage("caption is not UTF-8", key, str(error))
     return fields
+
+
+def _json(data: bytes) -> Any:
+    """ValueError where it is not JSON, or nested so deeply that no reader follows."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _read_parquet(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
@@ -203,7 +211,7 @@ def _read_lines(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line)
+                fields = _json(line)
             except ValueError as error:
                 yield Damage("line is not JSON", key, str(error))
                 continue

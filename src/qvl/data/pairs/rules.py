@@ -4,7 +4,6 @@ Source: paper appendix A.1, which names the rules and their order but no thresho
 with their reasons. A batch is an Arrow table with the columns of PAIR_SCHEMA.
 """
 
-import html
 import unicodedata
 from dataclasses import dataclass, fields
 from html.parser import HTMLParser
@@ -277,12 +276,20 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
 def without_html(text: str) -> str:
     """The text that a browser would show: no tags, comments or scripts; entities as their characters.
 
-    Tags that break the line leave a space. Text that merely holds "<" stays.
+    Tags that break the line leave a space. Text that merely holds "<" stays. Alt texts are often escaped once too
+    often, so tags that come out of entities go too.
     """
-    parser = _TextOnly()
-    parser.feed(text)
-    parser.close()
-    return unicodedata.normalize("NFC", html.unescape("".join(parser.parts)).strip())
+    for _ in range(ESCAPED):
+        parser = _TextOnly()
+        parser.feed(text)
+        parser.close()
+        before, text = text, unicodedata.normalize("NFC", "".join(parser.parts).strip())
+        if text == before:
+            break
+    return text
+
+
+ESCAPED = 4  # times that a text is read again, at most
 
 
 class _TextOnly(HTMLParser):
@@ -307,6 +314,10 @@ class _TextOnly(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.silent:
             self.parts.append(data)
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """`<![...`: to a browser a comment; the parser's own method fails on sections that it does not know."""
+        return int(self.parse_bogus_comment(i))
 
     def _space(self, tag: str) -> None:
         if tag not in self.INLINE:

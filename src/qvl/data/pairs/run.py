@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from qvl.data.engine import run_jobs
-from qvl.data.pairs.clean import COUNTS, UnitJob, clean_unit
-from qvl.data.pairs.funnel import PAGE_NAME, Funnel, funnel_page, read_funnel, write_funnel
+from qvl.data.pairs.clean import COUNTS, QUARANTINE, REJECTED, SHARDS, UnitJob, clean_unit
+from qvl.data.pairs.funnel import FUNNEL_NAME, PAGE_NAME, Funnel, funnel_page, read_funnel, write_funnel
 from qvl.data.pairs.readers import find_units
 from qvl.data.pairs.sources import load_source
 from qvl.errors import UsageError
@@ -64,16 +64,34 @@ def _begin(out_dir: Path, plan: str, overwrite: bool) -> None:
         _remove_leftovers(out_dir)
         return
     if out_dir.exists() and any(out_dir.iterdir()):
-        if not path.exists():
+        if not _is_plan(path):
             raise UsageError(f"{out_dir}: not empty, and not made by this tool; choose another folder")
         if not overwrite and (out_dir / COUNTS).exists():  # else no unit was finished: nothing is lost
             raise UsageError(
                 f"{out_dir}: holds the work of other inputs, settings or another version of qvl; choose another "
                 "folder, or replace it with --overwrite"
             )
-        shutil.rmtree(out_dir)
+        _remove_run(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(path, plan)
+
+
+def _is_plan(path: Path) -> bool:
+    """Whether the file is a plan of this tool."""
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(plan, dict) and {"qvl", "settings", "units"} <= set(plan)
+
+
+def _remove_run(out_dir: Path) -> None:
+    """All that another run wrote, and nothing else that lies in the folder; the plan last."""
+    _remove_leftovers(out_dir)
+    for folder in (COUNTS, REJECTED, QUARANTINE):
+        shutil.rmtree(out_dir / folder, ignore_errors=True)
+    for path in (*out_dir.glob(SHARDS), out_dir / FUNNEL_NAME, out_dir / PAGE_NAME, out_dir / PLAN_NAME):
+        path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(out_dir: Path) -> None:

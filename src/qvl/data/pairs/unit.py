@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvl.data.damage import printable
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -20,6 +22,9 @@ class Unit:
     names: tuple[str, ...] = ()  # folder: the image files
     offsets: tuple[int, ...] = ()  # table: the byte at which row `start` begins, in each of its files
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+
     @property
     def label(self) -> str:
         """For reports."""
@@ -33,3 +38,6 @@ class RawPair:
     key: str
     fields: dict[str, Any] = field(repr=False)
     image: bytes | Path = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", printable(self.key))

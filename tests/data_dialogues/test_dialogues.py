@@ -112,6 +112,7 @@ def test_numbers_become_phrases_with_boxes(scene: Scene, answer: str, content: t
         ('[{"question": "What?"}]', "empty answer"),
         ('[{"question": "Where?", "answer": "The kite [3]."}]', "object that is not there"),
         ('[{"question": "Where?", "answer": "<box>(1,2),(3,4)</box>"}]', "tags in it"),
+        ('[{"question": "What?", "answer": "These notes say a kite."}]', "speaks of its notes"),
         ('[{"question": "What?", "answer": "The caption says a kite."}]', "speaks of its notes"),
         ('[{"question": "有什么？", "answer": "有一个红色的风筝。"}]', "another language"),
         (json.dumps([{"question": "What?", "answer": "word " * 400}]), "more than 1200"),
@@ -216,13 +217,19 @@ def test_bad_replies_and_failures_are_counted_and_the_rest_goes_on(split: Path, 
     def answer(notes: str, number: int) -> str | int:
         if ", 1\n" in notes:
             return "no JSON"
+        if ", 3\n" in notes:
+            return 400
         return 500 if ", 2\n" in notes else reply_to(notes, number)
 
     server = Server(serve(answer).url, "m")
     report = build_dialogues([split], tmp_path / "out", server=server)
-    assert dict(report.refused) == {"reply holds no dialogue": 1, "server error": 1}
+    assert dict(report.refused) == {
+        "reply holds no dialogue": 1,
+        "server error": 1,
+        "server refused the request (400)": 1,
+    }
     rows = [row for s in read_split(tmp_path / "out") for row in s.provenance["rows"]]
-    assert sum(row.startswith("written:") for row in rows) == 10
+    assert sum(row.startswith("written:") for row in rows) == 9
 
 
 def test_a_server_that_goes_away_costs_nothing_twice(split: Path, tmp_path: Path, serve: Serve) -> None:
@@ -239,6 +246,18 @@ def test_a_server_that_goes_away_costs_nothing_twice(split: Path, tmp_path: Path
     assert report.kinds == whole.kinds
     for name in ("dialogues-00000.parquet", "replies.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_came_back_before_the_end_is_kept(split: Path, tmp_path: Path, serve: Serve) -> None:
+    def answer(notes: str, number: int) -> str | int:
+        return 401 if number >= 6 else reply_to(notes, number)
+
+    with pytest.raises(UsageError, match="401"):
+        build_dialogues([split], tmp_path / "out", server=Server(serve(answer).url, "m", concurrency=4))
+    kept = len((tmp_path / "out" / "replies.jsonl").read_text(encoding="utf-8").splitlines())
+    assert kept
+    report = build_dialogues([split], tmp_path / "out", server=Server(serve(reply_to).url, "m", concurrency=4))
+    assert (report.known, report.asked) == (kept, 12 - kept)
 
 
 def test_a_refused_key_ends_the_run(split: Path, tmp_path: Path, serve: Serve) -> None:

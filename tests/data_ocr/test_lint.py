@@ -42,6 +42,7 @@ BROKEN = {
     "anticlockwise quad": ("quad", with_answer(Ref("word"), Quad(0, 0, 0, 100, 100, 100, 100, 0))),
     "empty phrase": ("phrase", with_answer(Ref(""), Box(1, 1, 20, 20))),
     "half a character": ("text", with_answer(Text("\ud800"), Ref("a"), Box(1, 1, 20, 20))),
+    "tag among words": ("tag", with_answer(Text("the <ref>cat is here"), Ref("a"), Box(1, 1, 20, 20))),
     "box after plain text": ("box without phrase", replace(REGION, turns=(REGION.turns[0], ANSWER))),
     "box without phrase in the question": (
         "box without phrase",
@@ -68,6 +69,20 @@ def test_a_split_is_counted_by_kind(tmp_path: Path) -> None:
     assert not report.ok
     assert (report.samples, report.faulty) == (3, 3)
     assert report.kinds == {"image": 1, "duplicate id": 1, "unreadable": 1}
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_boxes_in_pixels_are_noticed_over_a_split(tmp_path: Path, pixels: bool) -> None:
+    """A box in pixels of a small picture is a sound box somewhere else: only all of them together tell."""
+    samples = []
+    for number in range(25):
+        sample = make_sample(1, "test", number, "referring", "en")
+        [answer] = [s for s in sample.turns[1].content if isinstance(s, Box)]
+        place = tuple(v * 112 // 1000 for v in answer.as_tuple) if pixels else answer.as_tuple
+        samples.append(replace(sample, turns=(sample.turns[0], Turn("assistant", (Box(*place),)))))
+    write_shard(samples, tmp_path / "0.parquet")
+    report = lint_split(tmp_path, Tokenizer.tiny(), 16, 2048)
+    assert dict(report.kinds) == ({"boxes in pixels": 1} if pixels else {})
 
 
 def test_a_sample_that_no_sequence_holds_is_a_problem(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_a_dialogue_that_shows_an_evaluation_picture_beside_another_leaves(tmp_p
 
 
 def test_evaluation_pictures_that_are_not_there_are_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "m.json", [])
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    path = written(tmp_path / "m.json", [{"messages": talk}])
     for content in ("", "gone.jpg\n"):
         (tmp_path / "list.txt").write_text(content)
         with pytest.raises(UsageError, match=r"list\.txt: no picture that can be read"):

@@ -181,12 +181,18 @@ def test_ai2d(tmp_path: Path, photos: Path) -> None:
                 "correctAnswer": 2,
                 "questionId": f"{number}.png-0",
             },
+            "Which part hears?": {"answerTexts": ["ears"], "correctAnswer": 0, "questionId": f"{number}.png-2"},
             "Which is null?": {"answerTexts": ["{}"], "correctAnswer": 0, "questionId": f"{number}.png-1"},
         }
         written(tmp_path, f"questions/{number}.png.json", {"imageName": f"{number}.png", "questions": questions})
     held_out = written(tmp_path, "ai2d_test_ids.csv", "1\n")
     found = single("ai2d", [tmp_path / "questions", held_out], photos, tmp_path / "out")
-    assert found == ([("What is A in the diagram? Answer:", "mouth")], {"no answer": 1, "not of the train split": 2})
+    assert found == (
+        [("Which part hears? Answer:", "ears")],
+        {"question about letters that the picture does not show": 1, "no answer": 1, "not of the train split": 3},
+    )
+    with pytest.raises(DataError, match="no such folder"):
+        single("ai2d", [tmp_path / "quesitons", held_out], photos, tmp_path / "out2")
 
 
 def test_visual_genome_regions(tmp_path: Path, photos: Path) -> None:
@@ -386,9 +392,26 @@ def test_llava_and_internvl(tmp_path: Path, photos: Path) -> None:
         },
         {"id": "6", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]},
         {"id": "7", "image": "a/1.jpg", "conversations": [human, gpt, {"from": "human", "value": "And then?"}]},
+        {
+            "id": "7",
+            "image": "a/1.jpg",
+            "conversations": [human, {"from": "gpt", "value": "<ref>it</ref><box>[[0,9,1000,99]]</box>"}],
+        },
+        {"id": "8", "image": "a/1.jpg", "conversations": [human, {"from": "gpt", "value": "the <ref>cat is here"}]},
+        {"id": "9", "image": "a/1.jpg", "conversations": [human, {"from": "gpt", "value": "the end</box>"}]},
+        {"id": "10", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "\ud83d"}]},
+        {"id": "11", "image": "a\0b", "conversations": [human, gpt]},
     ]
     report, samples = converted("llava", [written(tmp_path, "l.json", rows)], photos, tmp_path / "out")
-    assert [s.provenance["row"] for s in samples] == ["l.json#1", "l.json#2", "l.json#6", "l.json#7"]
+    assert [s.provenance["row"] for s in samples] == [
+        "l.json#1",
+        "l.json#2",
+        "l.json#6",
+        "l.json#7",
+        "l.json#7 row 7",
+    ]
+    assert len({s.id for s in samples}) == 5
+    assert samples[4].turns[1].content == (Ref("it"), Box(0, 9, 999, 99))
     assert samples[0].turns[0].content == (Image(0), Text("Where is the shirt?"))
     assert samples[0].turns[1].content == (Ref("the shirt"), Box(243, 469, 558, 746), Box(1, 2, 3, 4))
     assert samples[1].turns[0].content == (Image(0), Image(1), Text("Compare."))
@@ -396,6 +419,9 @@ def test_llava_and_internvl(tmp_path: Path, photos: Path) -> None:
         "more <image> marks than images": 1,
         "more images than <image> marks": 1,
         "box is not (x1,y1),(x2,y2) with integers in [0, 1000), x1 <= x2 and y1 <= y2": 1,
+        "tag that does not close": 2,
+        "text is not Unicode": 1,
+        "missing image": 1,
     }
 
 
@@ -490,6 +516,19 @@ def test_plain_text_is_cut_between_paragraphs_and_loses_nothing(tmp_path: Path, 
     assert max(map(len, texts)) <= 1500
     assert {s.language for s in samples} == {"en", "zh"}
     assert dict(report.left_out) == {"no text": 1}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder, "README.txt", "Read me.")
+    _, samples = converted("text", [tmp_path / f"{x}/README.txt" for x in "ab"], photos, tmp_path / "same")
+    assert len({s.id for s in samples}) == len({s.provenance["row"] for s in samples}) == 2
+
+
+def test_shards_are_not_replaced_by_nothing(tmp_path: Path, photos: Path) -> None:
+    convert("text", [written(tmp_path, "good.txt", "Good words.")], tmp_path / "out", images_dir=photos)
+    for content, why in (("[]", "no rows"), ('[{"messages": 3}]', "no messages: 1")):
+        with pytest.raises(DataError, match=rf"m\.json: no sample of messages comes out of this \({why}"):
+            convert("messages", [written(tmp_path, "m.json", content)], tmp_path / "out", overwrite=True)
+    assert len(list(read_split(tmp_path / "out"))) == 1
 
 
 @pytest.mark.parametrize("name", [n for n, d in DATASETS.items() if n not in ("grit", "text", "ai2d")])

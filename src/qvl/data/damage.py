@@ -22,6 +22,11 @@ class Damage:
         object.__setattr__(self, "detail", printable(self.detail))
 
 
+def encodable(text: str) -> bool:
+    """Whether it is Unicode text: unpaired surrogates, which JSON can spell, are not."""
+    return text.isascii() or printable(text) == text
+
+
 def printable(name: str) -> str:
     """A name that fits any report: file names that are not UTF-8, and unpaired surrogates, become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -15,15 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qvl import images
+from qvl.data.damage import encodable
 from qvl.data.sample import LANGUAGES, ROLES, SCHEMA, TASKS, Sample, Turn, from_row, shard_paths
 from qvl.errors import DataError, ImageError
-from qvl.text.markup import Box, Content, Image, Quad, Ref, Text
+from qvl.text.markup import Box, Content, Image, Quad, Ref, Text, stray_tag
 from qvl.text.render import render
 from qvl.text.tokenizer import Tokenizer
 
 PROVENANCE_KEYS = ("source", "row", "settings")
 ANSWER_HOLDS = {"referring": Box, "grounding": Box, "grounded_caption": Box, "ocr": Quad}
 EXAMPLES = 20  # problems that a report spells out
+SMALL = 900  # pixels: on a picture of no longer side, boxes in [0, 1000) reach beyond its size sooner or later
+ENOUGH = 20  # boxes on such pictures, to say that they never do
 
 
 @dataclass
@@ -82,6 +85,7 @@ def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max
     """
     report = LintReport()
     known: set[str] = set()
+    boxes = within = 0  # on small pictures, and of them those that end within its pixels
     for path in shard_paths(directory):
         for row, item in enumerate(_rows(path)):
             where = f"{path.name} row {row}"
@@ -97,7 +101,21 @@ def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max
                 problems.append(f"duplicate id: {item.id!r} occurs before")
             known.add(item.id)
             report.add(f"{where} ({item.id})", problems)
+            fits = list(_ends_within(item)) if not problems else []
+            boxes, within = boxes + len(fits), within + sum(fits)
+    if boxes >= ENOUGH and within == boxes:
+        report.add(str(directory), [f"boxes in pixels: all {boxes} on small pictures end within the picture's pixels"])
     return report
+
+
+def _ends_within(sample: Sample) -> Iterator[bool]:
+    """For each box of a sample of one small picture, whether it could be in pixels."""
+    if len(sample.images) != 1 or not any(isinstance(s, Box) for turn in sample.turns for s in turn.content):
+        return
+    width, height = images.probe(sample.images[0])
+    if max(width, height) <= SMALL:
+        for box in (s for turn in sample.turns for s in turn.content if isinstance(s, Box)):
+            yield box.x2 <= width and box.y2 <= height
 
 
 def _rows(path: Path) -> Iterator[Sample | DataError]:
@@ -171,22 +189,16 @@ def _image(index: int, image: bytes) -> Iterator[str]:
 def _segments(content: Content) -> Iterator[str]:
     for segment in content:
         match segment:
-            case Text(text) | Ref(text) if not _encodable(text):
+            case Text(text) | Ref(text) if not encodable(text):
                 yield f"text: unpaired surrogate in {text!r}"
+            case Text(text) | Ref(text) if tag := stray_tag(text):
+                yield f"tag: {tag} stands among words: {text[:80]!r}"
             case Ref(text) if not text.strip():
                 yield "phrase: empty"
             case Box() if segment.x1 == segment.x2 or segment.y1 == segment.y2:
                 yield f"box: {segment.inner} has no area"
             case Quad() if fault := quad_fault(segment):
                 yield f"quad: {segment.inner} {fault}"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def quad_fault(quad: Quad) -> str | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvl.errors import TextError
-from qvl.text.special_tokens import BOX_END, BOX_START, QUAD_END, QUAD_START, REF_END, REF_START
+from qvl.text.special_tokens import BOX_END, BOX_START, MARKUP_TOKENS, QUAD_END, QUAD_START, REF_END, REF_START
 
 GRID = 1000  # coordinates are integers in [0, GRID)
+_TAG = re.compile("|".join(MARKUP_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,12 @@ _MARKUP = re.compile(
     rf"|{QUAD_START}(?P<quad>{','.join([_POINT] * 4)}){QUAD_END}",
     re.DOTALL,
 )
+
+
+def stray_tag(text: str) -> str | None:
+    """A tag that stands among words, as `parse_markup` leaves those that don't close: it would be learnt as words."""
+    found = _TAG.search(text)
+    return found[0] if found else None
 
 
 def parse_markup(text: str) -> Content:

@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import islice
@@ -17,7 +17,7 @@ from qvl.data.dialogues.scene import Scene, scenes
 from qvl.data.dialogues.templates import localisation_dialogue, together
 from qvl.data.dialogues.writer import read_reply, request
 from qvl.data.sample import Sample, Turn, read_split, replacing_split, write_split
-from qvl.errors import DataError, MissingDependencyError, UsageError
+from qvl.errors import DataError, MissingDependencyError, QvlError, UsageError
 from qvl.files import write_text
 
 REPLIES_NAME = "replies.jsonl"
@@ -25,6 +25,8 @@ REPORT_NAME = "dialogues.json"
 TOGETHER = 0.3  # share of the dialogues that become part of one about several pictures
 PICTURES = (2, 3)
 SERVER_ERROR = "server error"
+REFUSED = (400, 413, 422)  # the request itself does not suit the server: too long, or filtered
+BUSY = 429
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ def _dialogues(
                 yield Dialogue(scene, turns, "localisation", f"seed {seed}")
 
 
+class _RefusedError(Exception):
+    """No reply to one request, and why; the run goes on."""
+
+
 class _Asker:
     """Asks the server for what replies.jsonl does not hold, some requests at once, and writes each reply down."""
 
@@ -133,16 +139,30 @@ class _Asker:
         self.report.known += len(batch) - len(wanted)
         self.report.asked += len(wanted)
         with ThreadPoolExecutor(self.server.concurrency) as pool, self.path.open("a", encoding="utf-8") as file:
-            answers = pool.map(lambda item: self._ask(item[1]), wanted)
-            for (key, scene), reply in zip(wanted, answers, strict=True):
-                if reply is None:
-                    self.report.refused[SERVER_ERROR] += 1
+            asked = {pool.submit(self._ask, scene): (key, scene) for key, scene in wanted}
+            failed: QvlError | None = None
+            for future in as_completed(asked):
+                key, scene = asked[future]
+                try:
+                    self.known[key] = future.result()
+                except CancelledError:
                     continue
-                self.known[key] = reply
-                file.write(json.dumps({"request": key, "scene": scene.key, "reply": reply}, ensure_ascii=False) + "\n")
+                except _RefusedError as refused:
+                    self.report.refused[str(refused)] += 1
+                    continue
+                except QvlError as error:  # what was asked already is still written down
+                    failed = failed or error
+                    for other in asked:
+                        other.cancel()
+                    continue
+                row = {"request": key, "scene": scene.key, "reply": self.known[key]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+        if failed:
+            raise failed
         return [self.known.get(key) for key in keys]
 
-    def _ask(self, scene: Scene) -> str | None:
+    def _ask(self, scene: Scene) -> str:
         server = self.server
         try:
             answer = self.client.chat.completions.create(
@@ -150,9 +170,11 @@ class _Asker:
             )
         except self.openai.APIConnectionError as error:
             raise DataError(f"{server.url}: no answer ({error}); give the same command again to go on") from error
-        except self.openai.InternalServerError:
-            return None
         except self.openai.APIStatusError as error:
+            if error.status_code in REFUSED:
+                raise _RefusedError(f"server refused the request ({error.status_code})") from error
+            if error.status_code == BUSY or error.status_code >= 500:
+                raise _RefusedError(SERVER_ERROR) from error
             raise UsageError(f"{server.url}: refused the request ({error.status_code}: {error.message})") from error
         text: str | None = answer.choices[0].message.content if answer.choices else None
         return text or ""

@@ -26,7 +26,9 @@ When an answer speaks of a listed object, put its number in square brackets dire
 kite [2]". Use only listed numbers, and no other square brackets.
 Reply with JSON alone: [{{"question": "...", "answer": "..."}}, ...]"""
 _NUMBER = re.compile(r"\s*\[(\d+)\]")
-_NOTES = re.compile(r"\b(the )?(captions?|notes?|given description)\b|(标题|描述中|根据笔记)", re.IGNORECASE)
+_NOTES = re.compile(
+    r"\b(the|these|those|your|my) (captions?|notes|given description)\b|(标题|描述中|根据笔记)", re.IGNORECASE
+)
 _TAGS = re.compile(r"</?(?:ref|box|quad|img)>|<\|")
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qvl import images
-from qvl.data.damage import Damage, printable
+from qvl.data.damage import Damage, encodable, printable
 from qvl.data.language import language_of
 from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import read_unit
@@ -310,9 +310,7 @@ def _text(pair: RawPair, names: tuple[str, ...]) -> str | Damage:
     if not all(isinstance(caption, str) for caption in captions):
         return Damage("caption is not text", pair.key, repr(value)[:80])
     text = unicodedata.normalize("NFC", max(captions, key=len))
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not encodable(text):
         return Damage("caption is not UTF-8", pair.key, "an unpaired surrogate")
     return text
 

@@ -2,17 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qvl.data.damage import Damage
 from qvl.data.splits import OTHER_SPLIT
-from qvl.errors import DataError
+from qvl.errors import DataError, ImageError
 from qvl.text.markup import Box, Content, box_from_pixels
 
 Exchange = tuple[Content, Content]  # prefix, answer
+NOT_UTF8 = "text is not Unicode"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: {error.strerror}; give the data set's own annotation file") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
+
+
+def read_picture(path: Path) -> bytes:
+    """A picture's file as it is. ImageError where it can't be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ImageError(f"{path}: {error}", "missing image") from error
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What samples call their file: its name, and its path where several have that name."""
+    count = Counter(path.name for path in files)
+    return [path.name if count[path.name] == 1 else path.as_posix() for path in files]
 
 
 def of_form(path: Path, form: str) -> DataError:

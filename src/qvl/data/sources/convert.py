@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from qvl import images
-from qvl.data.damage import Damage
+from qvl.data.damage import Damage, encodable, printable
 from qvl.data.held_out import NEAR_EVALUATION, HeldOut, read_held_out
 from qvl.data.language import language_of
 from qvl.data.likeness import DISTANCE
 from qvl.data.sample import Sample, Turn, replacing_split, write_split
 from qvl.data.sources import dialogues, grounding, vqa
-from qvl.data.sources.common import Annotation, Exchange, Statistics
+from qvl.data.sources.common import NOT_UTF8, Annotation, Exchange, Statistics, read_picture
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.files import write_text
-from qvl.text.markup import Image, plain_text
+from qvl.text.markup import Image, Ref, Text, plain_text
 
 REPORT_NAME = "convert.json"
 LEFT_OUT_NAME = "left_out.jsonl"
@@ -124,6 +124,9 @@ def convert(
         report.shards = write_split(_counted(samples, report), folder, dataset)
         for damage in left_out:
             report.left_out[damage.kind] += max(damage.rows, 1)
+        if not report.samples and (overwrite or not left_out):  # shards are never replaced by nothing
+            why = ", ".join(f"{kind}: {count:,}" for kind, count in report.left_out.most_common(3)) or "no rows in them"
+            raise DataError(f"{', '.join(map(str, files))}: no sample of {dataset} comes out of this ({why})")
         lines = "".join(json.dumps(asdict(damage), ensure_ascii=False) + "\n" for damage in left_out)
         write_text(folder / LEFT_OUT_NAME, lines)
         pictures = dict.fromkeys(damage.picture for damage in left_out if damage.picture)
@@ -210,13 +213,7 @@ class _Picture:
 
 
 def _read_image(source: Path | bytes, held_out: HeldOut) -> _Picture:
-    if isinstance(source, bytes):
-        encoded = source
-    else:
-        try:
-            encoded = source.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{source}: {error.strerror}", "missing image") from error
+    encoded = source if isinstance(source, bytes) else read_picture(source)
     return _Picture(source, encoded, images.probe(encoded), held_out.find(encoded))
 
 
@@ -225,9 +222,14 @@ def _exchanges(
 ) -> Iterator[tuple[str, Exchange]]:
     for annotation in annotations:
         try:
-            yield annotation.key, annotation.exchange(*size)
+            prefix, answer = annotation.exchange(*size)
         except DataError as error:
             left_out.append(Damage(str(error), annotation.key))
+            continue
+        if all(encodable(segment.text) for segment in prefix + answer if isinstance(segment, Text | Ref)):
+            yield printable(annotation.key), (prefix, answer)
+        else:
+            left_out.append(Damage(NOT_UTF8, annotation.key))
 
 
 def _sample(dataset: str, task: str, encoded: bytes, made: list[tuple[str, Exchange]]) -> Sample:

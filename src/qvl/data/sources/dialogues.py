@@ -5,18 +5,18 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qvl import images
-from qvl.data.damage import Damage
+from qvl.data.damage import Damage, encodable, printable
 from qvl.data.language import language_of
 from qvl.data.sample import Sample, Turn
-from qvl.data.sources.common import of_form, read_json
+from qvl.data.sources.common import NOT_UTF8, names_of, of_form, read_json, read_picture
 from qvl.data.sources.objects import fill_marks
 from qvl.errors import DataError, ImageError, TextError
-from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, parse_markup, plain_text
+from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, parse_markup, plain_text, stray_tag
 from qvl.text.published import to_list_format
 
 ROLES = {
@@ -47,7 +47,7 @@ def read_qwen(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Dama
         def content(text: str, pictures: list[Picture] = pictures) -> Content:
             return _from_published(text, pictures, images_dir)
 
-        yield from _dialogue("qwen", path, key, row.get("conversations"), ("from", "value"), content, pictures)
+        yield from _dialogue("qwen", path.name, key, row.get("conversations"), ("from", "value"), content, pictures)
 
 
 def _from_published(text: str, pictures: list[Picture], images_dir: Path) -> Content:
@@ -84,13 +84,13 @@ def read_llava(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Dam
     for key, row in _numbered(path):
         named = row.get("image") or []
         named = [named] if isinstance(named, str) else list(named)
-        yield from _marked("llava", path, key, row.get("conversations"), ("from", "value"), named, images_dir)
+        yield from _marked("llava", path.name, key, row.get("conversations"), ("from", "value"), named, images_dir)
 
 
 def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
     """ShareGPT's and OpenAI's: rows of messages (role, content) and images; content is a text with <image> in it,
     or parts of type text and image_url (a data URI or a path). ms-swift's have `objects` for marks in the texts."""
-    for path in files:
+    for path, file_name in zip(files, names_of(files), strict=True):
         for key, row in _numbered(path):
             names = ("role", "content") if "messages" in row else ("from", "value")
             messages, named = row.get("messages", row.get("conversations")), list(row.get("images") or [])
@@ -100,7 +100,7 @@ def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | 
                 except DataError as error:
                     yield _damage(error, key)
                     continue
-            yield from _marked("messages", path, key, messages, names, named, images_dir)
+            yield from _marked("messages", file_name, key, messages, names, named, images_dir)
 
 
 def _with_objects(messages: Any, name: str, objects: Any, named: list[Any], images_dir: Path) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def _with_objects(messages: Any, name: str, objects: Any, named: list[Any], imag
 
 
 def _marked(
-    source: str, path: Path, key: str, messages: Any, names: tuple[str, str], named: list[Any], images_dir: Path
+    source: str, name: str, key: str, messages: Any, names: tuple[str, str], named: list[Any], images_dir: Path
 ) -> Iterator[Sample | Damage]:
     """A dialogue whose texts hold <image> where the next of `named` belongs; images without a mark come first."""
     pictures: list[Picture] = []
@@ -133,9 +133,9 @@ def _marked(
         for number, piece in enumerate(value.split(IMAGE_MARK)):
             if number:
                 segments.append(Image(len(pictures)))
-                if (name := next(remaining, None)) is None:
+                if (image := next(remaining, None)) is None:
                     raise DataError("more <image> marks than images")
-                pictures.append(_picture(name, images_dir))
+                pictures.append(_picture(image, images_dir))
                 piece = piece.removeprefix("\n")
             segments += _with_boxes(piece)
         return tuple(segments)
@@ -146,7 +146,7 @@ def _marked(
         if place is not None and isinstance(texts[place], str):
             messages = [dict(m) for m in messages]
             messages[place][names[1]] = IMAGE_MARK * len(named) + texts[place]
-    yield from _dialogue(source, path, key, messages, names, content, pictures, len(named))
+    yield from _dialogue(source, name, key, messages, names, content, pictures, len(named))
 
 
 def _part(part: Any, pictures: list[Picture], images_dir: Path) -> Iterator[Segment]:
@@ -171,7 +171,8 @@ def _with_boxes(text: str) -> Content:
 def _unnested(match: re.Match[str]) -> str:
     boxes = re.findall(r"\[([^\[\]]*)\]", match[1])
     corners = [re.findall(r"-?\d+\.?\d*", box) for box in boxes]
-    return "".join(f"<box>({','.join(c[:2])}),({','.join(c[2:])})</box>" for c in corners)
+    inside = [["999" if number == "1000" else number for number in c] for c in corners]  # theirs end at 1000
+    return "".join(f"<box>({','.join(c[:2])}),({','.join(c[2:])})</box>" for c in inside)
 
 
 def _picture(name: Any, images_dir: Path) -> Picture:
@@ -190,7 +191,7 @@ def _picture(name: Any, images_dir: Path) -> Picture:
 
 def _dialogue(
     source: str,
-    path: Path,
+    name: str,
     key: str,
     messages: Any,
     names: tuple[str, str],
@@ -203,16 +204,27 @@ def _dialogue(
         turns = _turns(messages, names, content)
         if len(pictures) < expected:
             raise DataError("more images than <image> marks")
+        _check_words(turns)
         shown = [s.index for turn in turns for s in turn.content if isinstance(s, Image)]
         turns = tuple(Turn(turn.role, _renumbered(turn.content, shown)) for turn in turns)
         encoded = tuple(_read(pictures[index]) for index in shown)
     except (DataError, TextError) as error:
         yield _damage(error, key)
         return
-    provenance = {"source": source, "row": f"{path.name}#{key}", "settings": source}
+    row = printable(f"{name}#{key}")
+    provenance = {"source": source, "row": row, "settings": source}
     language = language_of("".join(plain_text(turn.content) for turn in turns))
-    identity = hashlib.sha256(f"{path.name}#{key}".encode()).hexdigest()[:20]
+    identity = hashlib.sha256(row.encode()).hexdigest()[:20]
     yield Sample(f"{source}/{identity}", "dialogue", language, encoded, turns, provenance)
+
+
+def _check_words(turns: Iterable[Turn]) -> None:
+    """DataError for words that are no Unicode, or hold a tag: they would be learnt as words."""
+    for segment in (s for turn in turns for s in turn.content if isinstance(s, Text | Ref)):
+        if not encodable(segment.text):
+            raise DataError(NOT_UTF8)
+        if stray_tag(segment.text):
+            raise DataError("tag that does not close", segment.text[:80])
 
 
 def _damage(error: DataError | TextError, key: str) -> Damage:
@@ -254,16 +266,15 @@ def _renumbered(content: Content, shown: list[int]) -> Content:
 
 
 def _read(picture: Picture) -> bytes:
-    try:
-        encoded = picture if isinstance(picture, bytes) else picture.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{error.filename}: {error.strerror}", "missing image") from error
+    encoded = picture if isinstance(picture, bytes) else read_picture(picture)
     images.probe(encoded)
     return encoded
 
 
 def _numbered(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id or place, row) of a JSON list or of JSON lines. DataError names the file, and the line."""
+    """(id or place, row) of a JSON list or of JSON lines; an id that came before has its place too. DataError names
+    the file, and the line."""
+    known: set[str] = set()
     if path.suffix == ".jsonl":
         rows = _lines(path)
     else:
@@ -274,7 +285,9 @@ def _numbered(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in rows:
         if not isinstance(row, dict):
             raise of_form(path, f"row {place} is a {type(row).__name__}, not an object")
-        yield str(row.get("id", place)), row
+        key = str(row.get("id", place))
+        yield (f"{key} row {place}" if key in known else key), row
+        known.add(key)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -289,13 +302,16 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def read_text(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
     """Plain text (.txt, one document) and JSON lines of text: pieces of whole paragraphs for the task text."""
-    for path in files:
+    for path, name in zip(files, names_of(files), strict=True):
         for key, text in _documents(path):
             if not isinstance(text, str) or not text.strip():
                 yield Damage("no text", key)
                 continue
+            if not encodable(text):
+                yield Damage(NOT_UTF8, key)
+                continue
             for number, piece in enumerate(_pieces(text)):
-                row = f"{path.name}#{key}.{number}"
+                row = printable(f"{name}#{key}.{number}")
                 provenance = {"source": "text", "row": row, "settings": f"{TEXT_PIECE} characters"}
                 identity = hashlib.sha256(row.encode()).hexdigest()[:20]
                 turns = (Turn("assistant", (Text(piece),)),)

@@ -13,6 +13,7 @@ from typing import Any
 from qvl.data.damage import Damage
 from qvl.data.sources.common import Annotation, Annotations, fixed, of_form, other_split, read_json, rows_of
 from qvl.data.splits import names_other_split
+from qvl.errors import DataError
 from qvl.text.markup import Text
 from qvl.text.prompts import vqa_prefix
 
@@ -159,6 +160,8 @@ def read_ai2d(files: Sequence[Path], images_dir: Path) -> Annotations:
     folder, test_ids = files
     with test_ids.open(newline="", encoding="utf-8") as file:
         held_out = {row[0].strip() for row in csv.reader(file) if row}
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give AI2D's folder of questions")
     for path in sorted(folder.glob("*.json"), key=lambda p: (len(p.name), p.name)):
         content = read_json(path)
         try:
@@ -169,6 +172,9 @@ def read_ai2d(files: Sequence[Path], images_dir: Path) -> Annotations:
             yield other_split(name, "named in the test ids", images_dir / name, len(questions))
             continue
         for question, row in questions:
+            if row.get("abcLabel"):  # letters drawn over the diagram's words, which the files don't have
+                yield Damage("question about letters that the picture does not show", str(row.get("questionId")))
+                continue
             options, right = row.get("answerTexts", ()), row.get("correctAnswer")
             answer = options[right] if isinstance(right, int) and 0 <= right < len(options) else None
             yield _annotation(

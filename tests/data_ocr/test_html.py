@@ -108,6 +108,14 @@ def test_boxes_of_tight_lines_end_between_them(browser: Browser, tmp_path: Path)
     assert page.stray < 0.01
 
 
+def test_footnote_marks_without_a_line_height_are_labelled(browser: Browser, tmp_path: Path) -> None:
+    """normalize.css, and so many web pages."""
+    rule = "<style>sub, sup { font-size: 75%; line-height: 0; position: relative } sup { top: -0.5em }</style>"
+    page = read(browser, tmp_path, f"{rule}<p>pigeons<sup>12</sup> sat</p><p>鸽子<sup>[注]</sup></p>")
+    assert texts(page) == ["Sixteen pigeons", "pigeons", "12", "sat", "鸽子", "[注]", "on the roof"]
+    assert page.unseen == page.stray == 0
+
+
 def test_text_that_is_seen_and_not_read_drops_the_page(browser: Browser, tmp_path: Path) -> None:
     """A shadow tree, whose text stands in no document order."""
     shadow = "<div><template shadowrootmode='open'><p>words of the shadow tree</p></template></div>"
@@ -157,6 +165,43 @@ def test_a_script_without_end_ends_at_the_limit_and_the_browser_goes_on(
     with pytest.raises(DataError, match=r"endless\.html: not read within 3 seconds"):
         list(scripted.pages(tmp_path / "endless.html", name="endless.html"))
     assert texts(read(scripted, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+
+
+STILL = [
+    "<script>window.scrollTo = Element.prototype.scrollTo = () => {}</script>",
+    "<script>Object.defineProperty(window, 'scrollY', {get: () => 0})</script>",
+]
+
+
+@pytest.mark.parametrize("head", STILL)
+def test_a_page_that_does_not_scroll_is_read_as_far_as_it_shows(
+    scripted: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(html, "WINDOW", 700)
+    (tmp_path / "page.html").write_text(f"{HEAD}{head}<p>Sixteen pigeons</p><p style='margin-top: 1500px'>never")
+    pages = scripted.pages(tmp_path / "page.html", name="page.html")
+    assert texts(next(pages)) == ["Sixteen pigeons"]
+    with pytest.raises(DataError, match=r"page\.html: does not scroll to pixel \d+ of 1\d+"):
+        list(pages)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        f"{HEAD}<script>window.scrollTo = () => {{}}</script>",
+        "<meta charset='utf-8'><p>a page without a doctype",
+        "<meta charset='utf-8'><style>html, body { overflow: auto }</style><p>and one whose body scrolls as well",
+        f"{HEAD}<style>html {{ scroll-snap-type: y mandatory }} p {{ scroll-snap-align: start }}</style>",
+    ],
+)
+def test_pages_that_mind_being_scrolled_are_read_to_their_end(
+    scripted: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(html, "WINDOW", 700)
+    rows = [f"row {n}" for n in range(9)]
+    (tmp_path / "page.html").write_text(head + "".join(f"<p style='height: 300px'>{row}</p>" for row in rows))
+    read = [text for page in scripted.pages(tmp_path / "page.html") for text in texts(page)]
+    assert read[-len(rows) :] == rows
 
 
 def test_scripts_run_only_when_asked(browser: Browser, scripted: Browser, tmp_path: Path) -> None:

@@ -31,6 +31,11 @@ def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
 
 
+def test_boxes_without_a_height_are_no_error() -> None:
+    flat = [Atom(text, (x, 0.0, x + 9, 0.0), (x, 0.0, x + 9, 9.0)) for text, x in (("[", 0.0), ("]", 9.0))]
+    assert texts(merge(flat)) == ["[ ]"]
+
+
 def test_a_short_row_above_a_longer_one_is_no_column() -> None:
     lines = merge([*row("完", 0, 0), *row("第二段文字", 0, 1.3 * SIZE), *row("第三行", 0, 2.6 * SIZE)])
     assert texts(lines) == ["完", "第二段文字", "第三行"]

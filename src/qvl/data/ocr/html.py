@@ -34,12 +34,13 @@ WINDOW = 16_000  # pixels of a document that are looked at together; Chromium's 
 MAX_HEIGHT = 640_000  # pixels of a document that are read
 CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
 # Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
-# names of images that are not there, documents within the document.
+# names of images that are not there, documents within the document, letters made of a shadow or a background.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
   pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important;
-  text-overflow: clip !important; scroll-behavior: auto !important }
+  text-overflow: clip !important; scroll-behavior: auto !important; scroll-snap-type: none !important;
+  text-shadow: none !important; background-clip: border-box !important }
   *::marker, *::before, *::after, img { color: transparent !important }
-  input, select, textarea, iframe, frame, object, embed { visibility: hidden !important }"""
+  input, select, textarea, iframe, frame, object, embed, video, marquee { visibility: hidden !important }"""
 # The same picture without its text.
 BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-text-stroke-color: transparent !important }
   svg text, svg text * { fill: transparent !important; stroke: transparent !important }"""
@@ -48,7 +49,10 @@ BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-tex
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
   document.documentElement.append(style); }"""
 _HEIGHT = "Math.max(document.documentElement.scrollHeight, 1)"
-_SCROLL = "top => { scrollTo(0, top); return scrollY; }"
+# By the prototype's function where it can: the page's own scripts may have put another in the window's place.
+_SCROLL = """top => { const root = document.scrollingElement;
+  if (root) Element.prototype.scrollTo.call(root, 0, top); else scrollTo(0, top);
+  return scrollY; }"""
 FONT_CHECKS, FONT_PAUSE_MS = 40, 50
 
 T = TypeVar("T")
@@ -159,6 +163,9 @@ class Browser:
             while top < min(full, MAX_HEIGHT):
                 shot = self._wait(self._in_time(self._look(page, top), label))
                 full = shot.full
+                lowest = max(full - shot.picture.height / self.zoom, 0)
+                if abs(shot.top - min(top, lowest)) > 1:
+                    raise DataError(f"{label}: does not scroll to pixel {top:g} of {full}; what follows is not read")
                 for seen in self._screens(shot, top, max_side, label):
                     number += 1
                     top += seen.image.height / self.zoom

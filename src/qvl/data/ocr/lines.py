@@ -60,7 +60,7 @@ def _beside(last: Atom, atom: Atom) -> bool:
     x0, y0, _, y1 = upright(atom.box, atom.angle)
     height = max(bottom - top, y1 - y0)
     overlap = min(bottom, y1) - max(top, y0)
-    gap = (x0 - right) / height
+    gap = (x0 - right) / max(height, 1e-6)
     widest = WORD_GAP if atom.space_before else GLUED_GAP  # wider ones part columns and the cells of a table
     narrowest = -MARK_OVERLAP if _meet_in_marks(last, atom) else -OVERLAP
     return overlap >= 0.4 * min(bottom - top, y1 - y0) and narrowest <= gap <= widest

@@ -75,10 +75,11 @@
     return Array.from(range.getClientRects()).filter((r) => r.width > 0 && r.height > 0);
   };
 
-  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it.
+  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it. A
+  // line much lower than its letters (sub and sup often have `line-height: 0`) stands in a higher one, and says nothing.
   const within = (rect, style) => {
     const height = parseFloat(style.lineHeight);
-    if (style.writingMode !== "horizontal-tb" || !(height < rect.height)) return rect;
+    if (style.writingMode !== "horizontal-tb" || !(height < rect.height) || height < rect.height / 2) return rect;
     return new DOMRect(rect.x, rect.y + (rect.height - height) / 2, rect.width, height);
   };
 

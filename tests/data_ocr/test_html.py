@@ -1,5 +1,8 @@
 """Web pages through a real Chromium: what is seen is labelled, what is not is not, and no page holds up the run."""
 
+import os
+import select
+import signal
 import socket
 from collections.abc import Iterator
 from itertools import pairwise
@@ -236,6 +239,53 @@ def test_a_browser_that_died_starts_anew(tmp_path: Path) -> None:
     with Browser() as browser:
         browser._wait(browser._browser.close())
         assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+
+
+def test_a_browser_that_hangs_is_left_for_another(tmp_path: Path) -> None:
+    with Browser(HtmlSettings(timeout=3)) as browser:
+        session = browser._wait(browser._browser.new_browser_cdp_session())
+        processes = browser._wait(session.send("SystemInfo.getProcessInfo"))["processInfo"]
+        [hung] = [process["id"] for process in processes if process["type"] == "browser"]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            with pytest.raises(DataError, match=r"page\.html: not read within 3 seconds"):
+                read(browser, tmp_path, "")
+            assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+        finally:
+            os.kill(hung, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "<meta http-equiv=refresh content='0; url=other.html'>",
+        "<script>addEventListener('load', () => location = 'other.html')</script>",
+        "<script>addEventListener('load', () => location.reload())</script>",
+        "<script>open('other.html')</script>",
+    ],
+)
+def test_a_document_that_goes_to_another_is_read_itself(scripted: Browser, tmp_path: Path, leave: str) -> None:
+    (tmp_path / "other.html").write_text(f"{HEAD}<p>another document</p>")
+    before = scripted.blocked
+    assert texts(read(scripted, tmp_path, leave)) == ["Sixteen pigeons", "on the roof"]
+    assert scripted.blocked == before + 1
+
+
+def test_frames_load_their_documents(scripted: Browser, tmp_path: Path) -> None:
+    (tmp_path / "other.html").write_text("<script>parent.postMessage('loaded', '*')</script>")
+    said = "<script>addEventListener('message', (event) => document.body.append(event.data))</script>"
+    assert "loaded" in texts(read(scripted, tmp_path, f"{said}<iframe src='other.html'></iframe>"))[-1]
+
+
+def test_scripts_reach_no_network_by_other_ways_than_requests(scripted: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        call = f"new WebSocket('ws://127.0.0.1:{server.getsockname()[1]}/')"
+        scripts = f"""{call}; new Worker(URL.createObjectURL(new Blob([`{call}`])));
+            const peer = new RTCPeerConnection({{iceServers: [{{urls: "stun:127.0.0.1:{datagrams.getsockname()[1]}"}}]}});
+            peer.createDataChannel("x"); peer.createOffer().then((offer) => peer.setLocalDescription(offer));"""
+        assert texts(read(scripted, tmp_path, f"<script>{scripts}</script>")) == ["Sixteen pigeons", "on the roof"]
+        assert select.select([server, datagrams], [], [], 0.3) == ([], [], [])
 
 
 def test_a_page_that_never_finishes_loading_is_counted(tmp_path: Path) -> None:

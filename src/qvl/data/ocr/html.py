@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from PIL import Image
 
@@ -32,6 +32,13 @@ from qvl.errors import DataError, MissingDependencyError, UsageError
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WINDOW = 16_000  # pixels of a document that are looked at together; Chromium's own screenshots end at 16,384
 MAX_HEIGHT = 640_000  # pixels of a document that are read
+# Pictures stand still, also those that have several frames.
+SWITCHES = ("--disable-background-networking", "--blink-settings=imageAnimationPolicy=2")
+# What asks no route: names looked up ahead, web sockets of workers, calls between browsers.
+OFFLINE_SWITCHES = (
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+)
 CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
 # Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
 # names of images that are not there, documents within the document, letters made of a shadow or a background.
@@ -116,7 +123,7 @@ class Browser:
         self.settings = settings or HtmlSettings()
         self.width = width
         self.zoom = zoom
-        self.blocked: list[str] = []
+        self.blocked = 0  # requests that were refused
         self._api = _playwright()
         self._executable = find_browser()
         self._loop = asyncio.new_event_loop()
@@ -156,7 +163,7 @@ class Browser:
             raise UsageError(f"{source}: addresses are read only with --allow-network")
         if not is_url(source):
             _check_file(Path(source), label)
-        context = self._wait(self._context(source))
+        context = self._wait(self._fresh_context(source, label))
         try:
             page = self._wait(self._in_time(self._open(context, source), label))
             number, top, full = 0, 0.0, 1
@@ -204,7 +211,8 @@ class Browser:
 
     async def _launch(self) -> Any:
         """With Chromium's sandbox where it works: never for root, and not in every container."""
-        options = {"executable_path": self._executable, "args": ["--disable-background-networking"]}
+        switches = SWITCHES if self.settings.allow_network else SWITCHES + OFFLINE_SWITCHES
+        options = {"executable_path": self._executable, "args": list(switches)}
         if os.geteuid() != 0:
             try:
                 return await self._driver.chromium.launch(chromium_sandbox=True, **options)
@@ -230,8 +238,20 @@ class Browser:
         except self._api.Error as error:
             raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
 
+    async def _fresh_context(self, source: str | Path, label: str) -> Any:
+        """One document's own; where none comes in time, the next document gets another browser."""
+        try:
+            return await self._in_time(self._context(source), label)
+        except DataError:
+            await self._give_up()
+            raise
+
     async def _leave(self, context: Any) -> None:
         if not await self._close(context):
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        if self._browser is not None:
             await self._close(self._browser)
             self._browser = None
 
@@ -275,16 +295,35 @@ class Browser:
             offline=not self.settings.allow_network,
         )
         folder = None if is_url(source) else Path(source).resolve().parent
+        opened = False
 
         async def decide(route: Any) -> None:
-            if self._allowed(route.request.url, folder):
+            nonlocal opened
+            leaves = self._fills_a_window(route.request)
+            if self._allowed(route.request.url, folder) and not (leaves and opened):
+                opened = opened or leaves
                 await route.continue_()
             else:
-                self.blocked.append(route.request.url)
-                await route.abort("blockedbyclient")
+                self.blocked += 1
+                await route.abort("aborted" if leaves else "blockedbyclient")  # aborted: the document stays
+
+        async def refuse(web_socket: Any) -> None:
+            self.blocked += 1
+            await web_socket.close()
 
         await context.route("**/*", decide)
+        if not self.settings.allow_network:
+            await context.route_web_socket("**/*", refuse)
         return context
+
+    def _fills_a_window(self, request: Any) -> bool:
+        """Whether it asks for a document of its own, not for one in a frame of another."""
+        if not request.is_navigation_request():
+            return False
+        try:
+            return request.frame.parent_frame is None
+        except self._api.Error:  # of a window that is only about to open
+            return True
 
     def _allowed(self, address: str, folder: Path | None) -> bool:
         """Files below the document's own folder; http(s) only where the network is allowed."""
@@ -292,7 +331,7 @@ class Browser:
         if parts.scheme in ("http", "https"):
             return self.settings.allow_network
         if parts.scheme == "file" and not parts.netloc and folder is not None:
-            return Path(unquote(parts.path)).resolve().is_relative_to(folder)
+            return Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve().is_relative_to(folder)
         return parts.scheme in ("data", "about")
 
 

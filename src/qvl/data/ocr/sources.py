@@ -64,7 +64,7 @@ class Reader:
     @property
     def blocked_requests(self) -> int:
         """Requests of HTML files that were refused."""
-        return len(self._browser.blocked) if self._browser else 0
+        return self._browser.blocked if self._browser else 0
 
     def pages(self) -> Iterator[Page | DataError]:
         """The pages of every document in order, a DataError in the place of what can't be read."""

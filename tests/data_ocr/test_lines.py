@@ -1,6 +1,7 @@
 """Atoms to lines to an order: nothing is lost or doubled, whatever stands where."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -76,6 +77,16 @@ def test_pieces_of_a_row_join_where_a_space_would_fit(angle: int) -> None:
     pieces = [("one", 0.0), ("two", 26.0), ("far", 90.0)]
     lines = [Line((placed(text, *spots[angle](v), angle),)) for text, v in pieces]
     assert texts(join_rows([lines[1], lines[2], lines[0]])) == ["one two", "far"]
+
+
+def test_joining_many_pieces_takes_no_memory_of_their_square() -> None:
+    pieces = [Line((placed("word", 200.0 * (n % 50), 30.0 * (n // 50)),)) for n in range(3000)]
+    tracemalloc.start()
+    try:
+        assert join_rows(pieces) == pieces
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 atoms = st.builds(

@@ -9,11 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qvl.cli import main
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr
-from qvl.data.ocr.filters import SLANTED, STRAY, PageFilter, page_problem
+from qvl.data.ocr.filters import RIGHT_TO_LEFT, SLANTED, STRAY, PageFilter, page_problem
 from qvl.data.ocr.html import Browser, HtmlSettings
 from qvl.data.ocr.page import Page
 from qvl.data.sample import read_split
@@ -68,6 +69,9 @@ HIDDEN = [
     "<template>secret</template><noscript>shown</noscript><script>secret</script><style>secret {}</style>",
     "<p style='content-visibility: hidden'>secret</p>",
     "<p style='-webkit-text-fill-color: transparent'>secret</p>",
+    "<p style='background: linear-gradient(#000, #446); background-clip: text; color: transparent'>secret</p>",
+    "<p style='color: transparent; text-shadow: 0 0 1px #000'>secret</p>",
+    "<marquee>secret</marquee><video controls width=300 height=60></video>",
     f"<p style='position: relative'>secret<b style='{COVER}'></b>",
     "<img src='none.png' alt='secret' width=200 height=40>",
     "<iframe srcdoc='secret'></iframe><input value='secret'><textarea>secret</textarea>",
@@ -123,6 +127,53 @@ def test_text_that_is_seen_and_not_read_drops_the_page(browser: Browser, tmp_pat
     """A shadow tree, whose text stands in no document order."""
     shadow = "<div><template shadowrootmode='open'><p>words of the shadow tree</p></template></div>"
     assert page_problem(read(browser, tmp_path, shadow), PageFilter()) == STRAY
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<div style='position: fixed; overflow: auto; height: 300px'>words <p style='margin-top: 2000px'>secret</div>",
+        "<p style='position: absolute; top: -100px'>secret</p>",
+        "<p style='text-indent: -9999px'>secret</p>",
+    ],
+)
+def test_words_that_no_window_shows_are_counted(browser: Browser, tmp_path: Path, body: str) -> None:
+    page = read(browser, tmp_path, body)
+    assert ("secret" not in texts(page), page.unseen) == (True, 1)
+
+
+def test_an_inner_scroller_loses_no_word_uncounted(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most web applications: the window never scrolls, an element of its size does. Counted once in all windows."""
+    style = "<style>body { height: 100vh; margin: 0; overflow: hidden } main { height: 700px; overflow: auto }</style>"
+    rows = "".join(f"<p style='height: 100px'>row {n}</p>" for n in range(20))
+    (tmp_path / "page.html").write_text(f"{HEAD}{style}<main>{rows}</main>")
+    monkeypatch.setattr(html, "WINDOW", 500)
+    pages = [page for page in browser.pages(tmp_path / "page.html") if isinstance(page, Page)]
+    assert sum(len(page.text.split()) + page.unseen for page in pages) == 40
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<p>\u202esnoegip neetxis\u202c</p>",
+        "<p>\u202e<b>snoegip</b> neetxis</p>",
+        "<bdo dir='rtl'>snoegip neetxis</bdo>",
+        "<p style='unicode-bidi: bidi-override; direction: rtl'><b>snoegip</b></p>",
+    ],
+)
+def test_text_in_a_forced_order_drops_its_screen_alone(browser: Browser, tmp_path: Path, body: str) -> None:
+    (tmp_path / "page.html").write_text(f"{HEAD}<p style='margin-bottom: 1100px'>straight words</p>{body}", "utf-8")
+    reasons = [page_problem(page, PageFilter(min_side=64)) for page in browser.pages(tmp_path / "page.html")]
+    assert reasons == [None, RIGHT_TO_LEFT]
+
+
+def test_pictures_that_move_stand_still(browser: Browser, tmp_path: Path) -> None:
+    """Between the two pictures of a page: what changes would be ink."""
+    frames = [Image.new("RGB", (200, 100), colour) for colour in ("white", "black") * 4]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:], duration=20, loop=0)
+    assert read(browser, tmp_path, "<img src='moves.gif' alt=''>").stray == 0
 
 
 def test_turned_text_drops_its_screen_alone(browser: Browser, tmp_path: Path) -> None:

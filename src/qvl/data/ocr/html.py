@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from PIL import Image
 
-from qvl.data.ocr.filters import SLANTED
+from qvl.data.ocr.filters import RIGHT_TO_LEFT, SLANTED
 from qvl.data.ocr.ink import seen_atoms
 from qvl.data.ocr.lines import merge, without_leaders
 from qvl.data.ocr.page import Atom, Page, clean, shifted
@@ -191,7 +191,7 @@ class Browser:
         width, height = shot.picture.width, shot.picture.height - skip
         found = (_atom(item, self.zoom) for item in shot.found["atoms"])
         atoms = [shifted(atom, 0, skip) for atom in found if atom is not None]
-        slanted = [self.zoom * y - skip for y in shot.found["slanted"]]
+        wrong = [(SLANTED, shot.found["slanted"]), (RIGHT_TO_LEFT, shot.found["reordered"])]
         unseen = shot.found["unseen"]
         cuts = screens(atoms, height, max_side * self.zoom)
         if top + height / self.zoom < shot.full - 1 and len(cuts) > 1:
@@ -202,8 +202,8 @@ class Browser:
             inside = [shifted(a, 0, start) for a in atoms if start <= (a.box[1] + a.box[3]) / 2 < end]
             seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
             lines = tuple(merge(without_leaders(seen.atoms)))
-            problems = (SLANTED,) if any(start <= y < end for y in slanted) else ()
-            yield Page(picture, lines, label, 0, problems, unseen + seen.unseen, seen.stray)
+            problems = (name for name, ys in wrong if any(start <= self.zoom * y - skip < end for y in ys))
+            yield Page(picture, lines, label, 0, tuple(problems), unseen + seen.unseen, seen.stray)
             unseen = 0
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:

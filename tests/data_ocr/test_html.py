@@ -333,7 +333,8 @@ def test_scripts_reach_no_network_by_other_ways_than_requests(scripted: Browser,
         datagrams.bind(("127.0.0.1", 0))
         call = f"new WebSocket('ws://127.0.0.1:{server.getsockname()[1]}/')"
         scripts = f"""{call}; new Worker(URL.createObjectURL(new Blob([`{call}`])));
-            const peer = new RTCPeerConnection({{iceServers: [{{urls: "stun:127.0.0.1:{datagrams.getsockname()[1]}"}}]}});
+            const urls = "stun:127.0.0.1:{datagrams.getsockname()[1]}";
+            const peer = new RTCPeerConnection({{iceServers: [{{urls}}]}});
             peer.createDataChannel("x"); peer.createOffer().then((offer) => peer.setLocalDescription(offer));"""
         assert texts(read(scripted, tmp_path, f"<script>{scripts}</script>")) == ["Sixteen pigeons", "on the roof"]
         assert select.select([server, datagrams], [], [], 0.3) == ([], [], [])

@@ -91,7 +91,8 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
     lines = join_rows(merge(without_leaders(seen.atoms)))
     if len(lines) > MOST_LINES:
         return Page(image, (), source, number, (TOO_MANY,))
-    return Page(image, tuple(reading_order(lines)), source, number, tuple(dict.fromkeys(reader.problems)), seen.unseen, seen.stray)
+    problems = tuple(dict.fromkeys(reader.problems))
+    return Page(image, tuple(reading_order(lines)), source, number, problems, seen.unseen, seen.stray)
 
 
 def _render(page: Any, max_side: int) -> Image.Image:

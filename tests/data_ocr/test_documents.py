@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 from qvl.data.lint import lint
 from qvl.data.ocr import html
-from qvl.data.ocr.build import build_ocr, bundled_documents
+from qvl.data.ocr.build import UNCUT, build_ocr, bundled_documents
 from qvl.data.ocr.crops import CropSettings
 from qvl.data.ocr.html import HtmlSettings, find_browser
 from qvl.data.sample import Sample, read_split
@@ -103,6 +105,17 @@ def test_crops_are_square_and_hold_a_tall_word_or_two(tmp_path: Path) -> None:
         assert float(np.ptp(outside(sample))) < 0.2  # and no more than its soft edge outside
         heights.append(pixels.shape[0])
     assert np.median(heights) >= 16  # words without tall letters are lower than their line
+
+
+def test_every_word_is_in_a_crop_or_counted(tmp_path: Path) -> None:
+    words = "<p>Otorhinolaryngologists fly to incomprehensibilities</p>"
+    (tmp_path / "page.html").write_text(PAGE.format(extra=words), encoding="utf-8")
+    report = build_ocr([tmp_path / "page.html"], tmp_path / "out", mode="crop")
+    shown = [phrase for sample in read_split(tmp_path / "out") for phrase, _ in labelled(sample)]
+    count = sum(len(word) if ord(word[0]) > 0x3000 else 1 for phrase in shown for word in phrase.split())
+    assert "fly" in " ".join(shown)
+    assert report.left_out[UNCUT] >= 2
+    assert count + report.left_out[UNCUT] == 6 + 10 + 4
 
 
 def test_crops_of_another_side_stop_at_the_number_asked_for(tmp_path: Path) -> None:
@@ -203,13 +216,15 @@ def test_a_long_page_is_read_through_several_windows(
     (tmp_path / "page.html").write_text(PAGE.format(extra=rows), encoding="utf-8")
     settings = CropSettings(max_words=2)
     whole = build_ocr([tmp_path / "page.html"], tmp_path / "whole", mode=mode, crop=settings)
-    monkeypatch.setattr(html, "WINDOW", 1500)
+    monkeypatch.setattr(html, "WINDOW", 3000 if mode == "crop" else 1500)  # 1500 pixels of the page, more than a screen
     report = build_ocr([tmp_path / "page.html"], tmp_path / "windows", mode=mode, crop=settings)
     assert report.failures == whole.failures == []
-    read = [phrase for sample in read_split(tmp_path / "windows") for phrase, _ in labelled(sample)]
+    one, several = (list(read_split(tmp_path / name)) for name in ("whole", "windows"))
     if mode == "page":
-        assert [text for text in read if text.startswith("row")] == [f"row {n:02d}" for n in range(40)]
-    assert len(read) == len(set(read)) or mode == "crop"
+        read = [[phrase for phrase, _ in labelled(sample)] for sample in several]
+        assert [text for phrases in read for text in phrases][2:] == [f"row {n:02d}" for n in range(40)]
+        assert read == [[phrase for phrase, _ in labelled(sample)] for sample in one]
+    assert [sample.id for sample in several] == [sample.id for sample in one]
 
 
 @pytest.mark.parametrize(("module", "name"), [("playwright", "page.html"), ("pypdfium2", "page.pdf")])
@@ -260,6 +275,36 @@ def test_a_page_loads_nothing_from_outside_its_folder(tmp_path: Path) -> None:
     assert report.blocked_requests == 2
     [sample] = read_split(tmp_path / "out")
     assert "run" not in [phrase for phrase, _ in labelled(sample)]
+
+
+def test_a_link_in_the_folder_does_not_lead_out_of_it(tmp_path: Path) -> None:
+    """Also one whose name is no UTF-8."""
+    PILImage.new("RGB", (300, 40), "black").save(tmp_path / "secret.png")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    PILImage.new("RGB", (300, 40), "black").save(inner / "own.png")
+    names = ["link.png", os.fsdecode(b"\xd6\xd0.png")]
+    for name in names:
+        (inner / name).symlink_to(tmp_path / "secret.png")
+    images = "".join(f"<img src='{quote(os.fsencode(name))}'>" for name in ["own.png", *names])
+    (inner / "page.html").write_text(PAGE.format(extra=images), encoding="utf-8")
+    report = build_ocr([inner / "page.html"], tmp_path / "out")
+    assert report.blocked_requests == 2
+
+
+def test_names_of_documents_can_be_printed_and_tell_them_apart(folder: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xd6\xd0.pdf")
+    places = [f"{top}/{name}" for top in "ab" for name in ("x.pdf", "in/x.pdf")] + [f"c/{odd}"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"%PDF nothing")
+    (tmp_path / "c" / "page.pdf").write_bytes((folder / "page.pdf").read_bytes())
+    inputs = [tmp_path / name for name in ("a/x.pdf", "b", "a/in/x.pdf", "c")]
+    report = build_ocr(inputs, tmp_path / "out", mode="crop")
+    names = ["a/x.pdf", "b/in/x.pdf", "b/x.pdf", "a/in/x.pdf", "\\xd6\\xd0.pdf"]
+    assert [failure.split(":")[0] for failure in report.failures] == names
+    assert "\\xd6\\xd0.pdf: corrupt" in (tmp_path / "out" / "funnel.json").read_text().replace("\\\\", "\\")
+    assert {sample.provenance["source"] for sample in read_split(tmp_path / "out")} == {"page.pdf"}
 
 
 def test_inputs_that_are_not_documents(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Web pages through a real Chromium: what is seen is labelled, what is not is not, and no page holds up the run."""
 
+import os
+import select
+import signal
 import socket
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qvl.cli import main
 from qvl.data.ocr import html
 from qvl.data.ocr.build import build_ocr
-from qvl.data.ocr.filters import SLANTED, STRAY, PageFilter, page_problem
+from qvl.data.ocr.filters import RIGHT_TO_LEFT, SLANTED, STRAY, PageFilter, page_problem
 from qvl.data.ocr.html import Browser, HtmlSettings
 from qvl.data.ocr.page import Page
 from qvl.data.sample import read_split
@@ -65,6 +69,9 @@ HIDDEN = [
     "<template>secret</template><noscript>shown</noscript><script>secret</script><style>secret {}</style>",
     "<p style='content-visibility: hidden'>secret</p>",
     "<p style='-webkit-text-fill-color: transparent'>secret</p>",
+    "<p style='background: linear-gradient(#000, #446); background-clip: text; color: transparent'>secret</p>",
+    "<p style='color: transparent; text-shadow: 0 0 1px #000'>secret</p>",
+    "<marquee>secret</marquee><video controls width=300 height=60></video>",
     f"<p style='position: relative'>secret<b style='{COVER}'></b>",
     "<img src='none.png' alt='secret' width=200 height=40>",
     "<iframe srcdoc='secret'></iframe><input value='secret'><textarea>secret</textarea>",
@@ -108,10 +115,65 @@ def test_boxes_of_tight_lines_end_between_them(browser: Browser, tmp_path: Path)
     assert page.stray < 0.01
 
 
+def test_footnote_marks_without_a_line_height_are_labelled(browser: Browser, tmp_path: Path) -> None:
+    """normalize.css, and so many web pages."""
+    rule = "<style>sub, sup { font-size: 75%; line-height: 0; position: relative } sup { top: -0.5em }</style>"
+    page = read(browser, tmp_path, f"{rule}<p>pigeons<sup>12</sup> sat</p><p>鸽子<sup>[注]</sup></p>")
+    assert texts(page) == ["Sixteen pigeons", "pigeons", "12", "sat", "鸽子", "[注]", "on the roof"]
+    assert page.unseen == page.stray == 0
+
+
 def test_text_that_is_seen_and_not_read_drops_the_page(browser: Browser, tmp_path: Path) -> None:
     """A shadow tree, whose text stands in no document order."""
     shadow = "<div><template shadowrootmode='open'><p>words of the shadow tree</p></template></div>"
     assert page_problem(read(browser, tmp_path, shadow), PageFilter()) == STRAY
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<div style='position: fixed; overflow: auto; height: 300px'>words <p style='margin-top: 2000px'>secret</div>",
+        "<p style='position: absolute; top: -100px'>secret</p>",
+        "<p style='text-indent: -9999px'>secret</p>",
+    ],
+)
+def test_words_that_no_window_shows_are_counted(browser: Browser, tmp_path: Path, body: str) -> None:
+    page = read(browser, tmp_path, body)
+    assert ("secret" not in texts(page), page.unseen) == (True, 1)
+
+
+def test_an_inner_scroller_loses_no_word_uncounted(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most web applications: the window never scrolls, an element of its size does. Counted once in all windows."""
+    style = "<style>body { height: 100vh; margin: 0; overflow: hidden } main { height: 700px; overflow: auto }</style>"
+    rows = "".join(f"<p style='height: 100px'>row {n}</p>" for n in range(20))
+    (tmp_path / "page.html").write_text(f"{HEAD}{style}<main>{rows}</main>")
+    monkeypatch.setattr(html, "WINDOW", 500)
+    pages = [page for page in browser.pages(tmp_path / "page.html") if isinstance(page, Page)]
+    assert sum(len(page.text.split()) + page.unseen for page in pages) == 40
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<p>\u202esnoegip neetxis\u202c</p>",
+        "<p>\u202e<b>snoegip</b> neetxis</p>",
+        "<bdo dir='rtl'>snoegip neetxis</bdo>",
+        "<p style='unicode-bidi: bidi-override; direction: rtl'><b>snoegip</b></p>",
+    ],
+)
+def test_text_in_a_forced_order_drops_its_screen_alone(browser: Browser, tmp_path: Path, body: str) -> None:
+    (tmp_path / "page.html").write_text(f"{HEAD}<p style='margin-bottom: 1100px'>straight words</p>{body}", "utf-8")
+    reasons = [page_problem(page, PageFilter(min_side=64)) for page in browser.pages(tmp_path / "page.html")]
+    assert reasons == [None, RIGHT_TO_LEFT]
+
+
+def test_pictures_that_move_stand_still(browser: Browser, tmp_path: Path) -> None:
+    """Between the two pictures of a page: what changes would be ink."""
+    frames = [Image.new("RGB", (200, 100), colour) for colour in ("white", "black") * 4]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:], duration=20, loop=0)
+    assert read(browser, tmp_path, "<img src='moves.gif' alt=''>").stray == 0
 
 
 def test_turned_text_drops_its_screen_alone(browser: Browser, tmp_path: Path) -> None:
@@ -159,6 +221,43 @@ def test_a_script_without_end_ends_at_the_limit_and_the_browser_goes_on(
     assert texts(read(scripted, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
 
 
+STILL = [
+    "<script>window.scrollTo = Element.prototype.scrollTo = () => {}</script>",
+    "<script>Object.defineProperty(window, 'scrollY', {get: () => 0})</script>",
+]
+
+
+@pytest.mark.parametrize("head", STILL)
+def test_a_page_that_does_not_scroll_is_read_as_far_as_it_shows(
+    scripted: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(html, "WINDOW", 700)
+    (tmp_path / "page.html").write_text(f"{HEAD}{head}<p>Sixteen pigeons</p><p style='margin-top: 1500px'>never")
+    pages = scripted.pages(tmp_path / "page.html", name="page.html")
+    assert texts(next(pages)) == ["Sixteen pigeons"]
+    with pytest.raises(DataError, match=r"page\.html: does not scroll to pixel \d+ of 1\d+"):
+        list(pages)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        f"{HEAD}<script>window.scrollTo = () => {{}}</script>",
+        "<meta charset='utf-8'><p>a page without a doctype",
+        "<meta charset='utf-8'><style>html, body { overflow: auto }</style><p>and one whose body scrolls as well",
+        f"{HEAD}<style>html {{ scroll-snap-type: y mandatory }} p {{ scroll-snap-align: start }}</style>",
+    ],
+)
+def test_pages_that_mind_being_scrolled_are_read_to_their_end(
+    scripted: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(html, "WINDOW", 700)
+    rows = [f"row {n}" for n in range(9)]
+    (tmp_path / "page.html").write_text(head + "".join(f"<p style='height: 300px'>{row}</p>" for row in rows))
+    read = [text for page in scripted.pages(tmp_path / "page.html") for text in texts(page)]
+    assert read[-len(rows) :] == rows
+
+
 def test_scripts_run_only_when_asked(browser: Browser, scripted: Browser, tmp_path: Path) -> None:
     body = "<p id='p'>before</p><script>document.getElementById('p').textContent = 'after'</script>"
     assert "before" in texts(read(browser, tmp_path, body))
@@ -191,6 +290,54 @@ def test_a_browser_that_died_starts_anew(tmp_path: Path) -> None:
     with Browser() as browser:
         browser._wait(browser._browser.close())
         assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+
+
+def test_a_browser_that_hangs_is_left_for_another(tmp_path: Path) -> None:
+    with Browser(HtmlSettings(timeout=3)) as browser:
+        session = browser._wait(browser._browser.new_browser_cdp_session())
+        processes = browser._wait(session.send("SystemInfo.getProcessInfo"))["processInfo"]
+        [hung] = [process["id"] for process in processes if process["type"] == "browser"]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            with pytest.raises(DataError, match=r"page\.html: not read within 3 seconds"):
+                read(browser, tmp_path, "")
+            assert texts(read(browser, tmp_path, "")) == ["Sixteen pigeons", "on the roof"]
+        finally:
+            os.kill(hung, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "<meta http-equiv=refresh content='0; url=other.html'>",
+        "<script>addEventListener('load', () => location = 'other.html')</script>",
+        "<script>addEventListener('load', () => location.reload())</script>",
+        "<script>open('other.html')</script>",
+    ],
+)
+def test_a_document_that_goes_to_another_is_read_itself(scripted: Browser, tmp_path: Path, leave: str) -> None:
+    (tmp_path / "other.html").write_text(f"{HEAD}<p>another document</p>")
+    before = scripted.blocked
+    assert texts(read(scripted, tmp_path, leave)) == ["Sixteen pigeons", "on the roof"]
+    assert scripted.blocked == before + 1
+
+
+def test_frames_load_their_documents(scripted: Browser, tmp_path: Path) -> None:
+    (tmp_path / "other.html").write_text("<script>parent.postMessage('loaded', '*')</script>")
+    said = "<script>addEventListener('message', (event) => document.body.append(event.data))</script>"
+    assert "loaded" in texts(read(scripted, tmp_path, f"{said}<iframe src='other.html'></iframe>"))[-1]
+
+
+def test_scripts_reach_no_network_by_other_ways_than_requests(scripted: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        call = f"new WebSocket('ws://127.0.0.1:{server.getsockname()[1]}/')"
+        scripts = f"""{call}; new Worker(URL.createObjectURL(new Blob([`{call}`])));
+            const urls = "stun:127.0.0.1:{datagrams.getsockname()[1]}";
+            const peer = new RTCPeerConnection({{iceServers: [{{urls}}]}});
+            peer.createDataChannel("x"); peer.createOffer().then((offer) => peer.setLocalDescription(offer));"""
+        assert texts(read(scripted, tmp_path, f"<script>{scripts}</script>")) == ["Sixteen pigeons", "on the roof"]
+        assert select.select([server, datagrams], [], [], 0.3) == ([], [], [])
 
 
 def test_a_page_that_never_finishes_loading_is_counted(tmp_path: Path) -> None:

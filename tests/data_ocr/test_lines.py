@@ -1,6 +1,7 @@
 """Atoms to lines to an order: nothing is lost or doubled, whatever stands where."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -29,6 +30,11 @@ def row(text: str, x: float, y: float) -> list[Atom]:
 
 def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
+
+
+def test_boxes_without_a_height_are_no_error() -> None:
+    flat = [Atom(text, (x, 0.0, x + 9, 0.0), (x, 0.0, x + 9, 9.0)) for text, x in (("[", 0.0), ("]", 9.0))]
+    assert texts(merge(flat)) == ["[ ]"]
 
 
 def test_a_short_row_above_a_longer_one_is_no_column() -> None:
@@ -71,6 +77,16 @@ def test_pieces_of_a_row_join_where_a_space_would_fit(angle: int) -> None:
     pieces = [("one", 0.0), ("two", 26.0), ("far", 90.0)]
     lines = [Line((placed(text, *spots[angle](v), angle),)) for text, v in pieces]
     assert texts(join_rows([lines[1], lines[2], lines[0]])) == ["one two", "far"]
+
+
+def test_joining_many_pieces_takes_no_memory_of_their_square() -> None:
+    pieces = [Line((placed("word", 200.0 * (n % 50), 30.0 * (n // 50)),)) for n in range(3000)]
+    tracemalloc.start()
+    try:
+        assert join_rows(pieces) == pieces
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 atoms = st.builds(

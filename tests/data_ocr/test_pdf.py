@@ -212,6 +212,7 @@ DROPPED: dict[str, dict[str, object]] = {
     filters.UNDECODABLE: {"content": WORDS + A, **font_that_says("\ufffd")},
     filters.OTHER_SCRIPT: {"content": WORDS + A, **font_that_says("ж")},
     filters.HIDDEN_LAYER: {"content": f"{WORDS} BT 3 Tr /F 12 Tf 60 100 Td (scanner text) Tj ET"},
+    filters.MASK: {"content": f"{WORDS} q BT 7 Tr /F 24 Tf 60 100 Td (seen) Tj ET 0 80 300 60 re f Q"},
     filters.SLANTED: {"content": f"{WORDS} BT /F 24 Tf 0.9 0.4 -0.4 0.9 60 100 Tm (leaning) Tj ET"},
     filters.STRAY: {"content": f"{WORDS} BT /F 24 Tf 275 100 Td (runs right over the edge) Tj ET"},
     filters.OVERPRINTED: {"content": f"{WORDS} BT /F 24 Tf 62 201 Td (Violet vase) Tj ET"},
@@ -228,6 +229,46 @@ def test_every_reason_to_drop_a_page_is_counted(tmp_path: Path, reason: str) -> 
     assert report.pages_seen == report.pages_kept + 1
     assert f"dropped 1: {reason}" in report.summary()
     assert json.loads((tmp_path / "out" / "funnel.json").read_text())["dropped"] == {reason: 1}
+
+
+@pytest.mark.parametrize("mode", [4, 5, 6, 7])
+def test_text_that_others_are_painted_through_drops_the_page(tmp_path: Path, mode: int) -> None:
+    """Without its text, the page would show it still."""
+    masked = f"q BT {mode} Tr /F 24 Tf 60 100 Td (seen) Tj ET 1 0 0 rg 0 80 300 60 re f Q"
+    assert only_page(write_pdf(tmp_path / "a.pdf", f"{WORDS} {masked}")).problems == (filters.MASK,)
+
+
+@pytest.mark.parametrize("matrix", ["-1 0 0 1 250", "1 0 0 -1 60", "0 1 1 0 60", "0 -1 -1 0 60"])
+@pytest.mark.parametrize("rotate", [0, 90])
+def test_mirrored_text_drops_the_page(tmp_path: Path, matrix: str, rotate: int) -> None:
+    content = f"{WORDS} BT /F 24 Tf {matrix} 120 Tm (lamp) Tj ET"
+    page = only_page(write_pdf(tmp_path / "a.pdf", content, page=f"/MediaBox [0 0 300 400] /Rotate {rotate}"))
+    assert page.problems == (filters.SLANTED,)
+
+
+def test_text_of_a_page_drawn_upside_down_and_back_stands_upright(tmp_path: Path) -> None:
+    """As many printers write it: the page mirrored, and its letters again; or turned, in a size below zero."""
+    plain = only_page(write_pdf(tmp_path / "a.pdf"))
+    twice = "q 1 0 0 -1 0 400 cm BT /F 24 Tf 1 0 0 -1 60 200 Tm (Purple lamp) Tj ET Q"
+    turned = "BT /F -24 Tf -1 0 0 -1 60 200 Tm (Purple lamp) Tj ET"
+    for content in (twice, turned):
+        page = only_page(write_pdf(tmp_path / "b.pdf", content))
+        assert (page.problems, texts(page)) == ((), ["Purple lamp"])
+        assert np.abs(np.array(page.lines[0].corners) - plain.lines[0].corners).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines_of_text([("ab " * 80, 5, 5 + n) for n in range(220)], 1),
+        lines_of_text([("ab", 5 + 11 * (n % 26), 5 + 4 * (n // 26)) for n in range(2100)], 4),
+    ],
+    ids=["characters", "lines"],
+)
+@pytest.mark.parametrize("mode", ["page", "crop"])
+def test_a_page_crammed_with_text_is_dropped_unread(tmp_path: Path, content: str, mode: str) -> None:
+    report = build_ocr([write_pdf(tmp_path / "a.pdf", content)], tmp_path / "out", mode=mode)
+    assert dict(report.dropped) == {filters.TOO_MANY: 1}
 
 
 def test_a_page_that_no_crop_fits_is_counted(tmp_path: Path) -> None:

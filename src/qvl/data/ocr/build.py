@@ -26,6 +26,7 @@ from qvl.files import write_text
 MODES = ("page", "crop")
 FUNNEL_NAME = "funnel.json"
 UNSEEN = "word that the picture does not show"
+UNCUT = "word that no crop shows"
 TOO_LONG = "line that no sequence holds"
 SPELLED_OUT = 20  # failures that a summary names; funnel.json has all
 
@@ -36,8 +37,8 @@ Cutter = Callable[[Page], tuple[list[Sample], str]]  # a page -> its samples, an
 class OcrReport:
     """What became of every document and page. pages_seen == pages_kept + the sum of dropped.
 
-    left_out counts what kept pages lost: words that the picture does not show, lines that no sequence holds, parts
-    or crops that look like one before.
+    left_out counts what kept pages lost: words that the picture does not show, or that no crop does, lines that no
+    sequence holds, parts or crops that look like one before.
     """
 
     files: int = 0
@@ -103,7 +104,7 @@ def build_ocr(
     limits = limits or PageFilter(max_chars=None if mode == "crop" else PageFilter.max_chars)
     sources = find_sources(inputs, suffixes)
     report = OcrReport(files=len(sources))
-    cut = _crops(crop or CropSettings(), seed) if mode == "crop" else _parts(sequence, report)
+    cut = _crops(crop or CropSettings(), seed, report) if mode == "crop" else _parts(sequence, report)
     zoom = ZOOM if mode == "crop" else 1
     with (
         replacing_split(output_dir, overwrite) as folder,
@@ -126,8 +127,13 @@ def _check(mode: str, max_side: int, max_samples: int | None) -> None:
         raise UsageError(f"max_samples {max_samples} is not positive")
 
 
-def _crops(settings: CropSettings, seed: int) -> Cutter:
-    return lambda page: (crops(page, random.Random(f"{seed}/{page.source}/{page.number}"), settings), NO_CROP)
+def _crops(settings: CropSettings, seed: int, report: OcrReport) -> Cutter:
+    def cut(page: Page) -> tuple[list[Sample], str]:
+        made, lost = crops(page, random.Random(f"{seed}/{page.source}/{page.number}"), settings)
+        report.left_out[UNCUT] += lost if made else 0
+        return made, NO_CROP
+
+    return cut
 
 
 def _parts(sequence: SequenceLimit | None, report: OcrReport) -> Cutter:

@@ -34,21 +34,24 @@ class CropSettings:
     min_text_height: int = 16
 
 
-def crops(page: Page, generator: random.Random, settings: CropSettings) -> list[Sample]:
-    """The page's crops in order. A word is in one crop at most; what does not fit into one is left out."""
+def crops(page: Page, generator: random.Random, settings: CropSettings) -> tuple[list[Sample], int]:
+    """(the page's crops in order, how many words are in none). A word is in one crop at most."""
     pixels = np.asarray(page.image)
     inks = np.array([atom.ink for line in page.lines for atom in line.atoms])
     out: list[Sample] = []
-    place = 0
+    place = lost = 0
     for line in page.lines:
         largest = int(line.height * settings.side / settings.min_text_height)
+        lost += len(line.atoms)
         for begin, end in _runs(line, largest, generator, settings):
             run = Line(line.atoms[begin:end], line.vertical)
             others = np.delete(inks, slice(place + begin, place + end), axis=0)
             if not _overlapped(run.ink, others):
-                out += _cut(pixels, run, largest, page, generator, settings)
+                made = _cut(pixels, run, largest, page, generator, settings)
+                lost -= len(made) * len(run.atoms)
+                out += made
         place += len(line.atoms)
-    return out
+    return out, lost
 
 
 def _runs(line: Line, largest: int, generator: random.Random, settings: CropSettings) -> Iterator[tuple[int, int]]:

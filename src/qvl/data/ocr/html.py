@@ -19,11 +19,11 @@ from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from PIL import Image
 
-from qvl.data.ocr.filters import SLANTED
+from qvl.data.ocr.filters import RIGHT_TO_LEFT, SLANTED
 from qvl.data.ocr.ink import seen_atoms
 from qvl.data.ocr.lines import merge, without_leaders
 from qvl.data.ocr.page import Atom, Page, clean, shifted
@@ -32,14 +32,22 @@ from qvl.errors import DataError, MissingDependencyError, UsageError
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WINDOW = 16_000  # pixels of a document that are looked at together; Chromium's own screenshots end at 16,384
 MAX_HEIGHT = 640_000  # pixels of a document that are read
+# Pictures stand still, also those that have several frames.
+SWITCHES = ("--disable-background-networking", "--blink-settings=imageAnimationPolicy=2")
+# What asks no route: names looked up ahead, web sockets of workers, calls between browsers.
+OFFLINE_SWITCHES = (
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+)
 CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
 # Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
-# names of images that are not there, documents within the document.
+# names of images that are not there, documents within the document, letters made of a shadow or a background.
 STYLE = """* { hyphens: none !important; animation: none !important; transition: none !important;
   pointer-events: auto !important; caret-color: transparent !important; scrollbar-width: none !important;
-  text-overflow: clip !important; scroll-behavior: auto !important }
+  text-overflow: clip !important; scroll-behavior: auto !important; scroll-snap-type: none !important;
+  text-shadow: none !important; background-clip: border-box !important }
   *::marker, *::before, *::after, img { color: transparent !important }
-  input, select, textarea, iframe, frame, object, embed { visibility: hidden !important }"""
+  input, select, textarea, iframe, frame, object, embed, video, marquee { visibility: hidden !important }"""
 # The same picture without its text.
 BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-text-stroke-color: transparent !important }
   svg text, svg text * { fill: transparent !important; stroke: transparent !important }"""
@@ -48,7 +56,10 @@ BARE_STYLE = """* { -webkit-text-fill-color: transparent !important; -webkit-tex
 _ADD_STYLE = """css => { const style = document.createElement("style"); style.textContent = css;
   document.documentElement.append(style); }"""
 _HEIGHT = "Math.max(document.documentElement.scrollHeight, 1)"
-_SCROLL = "top => { scrollTo(0, top); return scrollY; }"
+# By the prototype's function where it can: the page's own scripts may have put another in the window's place.
+_SCROLL = """top => { const root = document.scrollingElement;
+  if (root) Element.prototype.scrollTo.call(root, 0, top); else scrollTo(0, top);
+  return scrollY; }"""
 FONT_CHECKS, FONT_PAUSE_MS = 40, 50
 
 T = TypeVar("T")
@@ -112,7 +123,7 @@ class Browser:
         self.settings = settings or HtmlSettings()
         self.width = width
         self.zoom = zoom
-        self.blocked: list[str] = []
+        self.blocked = 0  # requests that were refused
         self._api = _playwright()
         self._executable = find_browser()
         self._loop = asyncio.new_event_loop()
@@ -152,13 +163,16 @@ class Browser:
             raise UsageError(f"{source}: addresses are read only with --allow-network")
         if not is_url(source):
             _check_file(Path(source), label)
-        context = self._wait(self._context(source))
+        context = self._wait(self._fresh_context(source, label))
         try:
             page = self._wait(self._in_time(self._open(context, source), label))
             number, top, full = 0, 0.0, 1
             while top < min(full, MAX_HEIGHT):
                 shot = self._wait(self._in_time(self._look(page, top), label))
                 full = shot.full
+                lowest = max(full - shot.picture.height / self.zoom, 0)
+                if abs(shot.top - min(top, lowest)) > 1:
+                    raise DataError(f"{label}: does not scroll to pixel {top:g} of {full}; what follows is not read")
                 for seen in self._screens(shot, top, max_side, label):
                     number += 1
                     top += seen.image.height / self.zoom
@@ -177,7 +191,7 @@ class Browser:
         width, height = shot.picture.width, shot.picture.height - skip
         found = (_atom(item, self.zoom) for item in shot.found["atoms"])
         atoms = [shifted(atom, 0, skip) for atom in found if atom is not None]
-        slanted = [self.zoom * y - skip for y in shot.found["slanted"]]
+        wrong = [(SLANTED, shot.found["slanted"]), (RIGHT_TO_LEFT, shot.found["reordered"])]
         unseen = shot.found["unseen"]
         cuts = screens(atoms, height, max_side * self.zoom)
         if top + height / self.zoom < shot.full - 1 and len(cuts) > 1:
@@ -188,8 +202,8 @@ class Browser:
             inside = [shifted(a, 0, start) for a in atoms if start <= (a.box[1] + a.box[3]) / 2 < end]
             seen = seen_atoms(inside, picture, shot.bare.crop(box), exact=False)
             lines = tuple(merge(without_leaders(seen.atoms)))
-            problems = (SLANTED,) if any(start <= y < end for y in slanted) else ()
-            yield Page(picture, lines, label, 0, problems, unseen + seen.unseen, seen.stray)
+            problems = (name for name, ys in wrong if any(start <= self.zoom * y - skip < end for y in ys))
+            yield Page(picture, lines, label, 0, tuple(problems), unseen + seen.unseen, seen.stray)
             unseen = 0
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -197,7 +211,8 @@ class Browser:
 
     async def _launch(self) -> Any:
         """With Chromium's sandbox where it works: never for root, and not in every container."""
-        options = {"executable_path": self._executable, "args": ["--disable-background-networking"]}
+        switches = SWITCHES if self.settings.allow_network else SWITCHES + OFFLINE_SWITCHES
+        options = {"executable_path": self._executable, "args": list(switches)}
         if os.geteuid() != 0:
             try:
                 return await self._driver.chromium.launch(chromium_sandbox=True, **options)
@@ -223,8 +238,20 @@ class Browser:
         except self._api.Error as error:
             raise DataError(f"{label}: can't be rendered ({str(error).splitlines()[0]})") from error
 
+    async def _fresh_context(self, source: str | Path, label: str) -> Any:
+        """One document's own; where none comes in time, the next document gets another browser."""
+        try:
+            return await self._in_time(self._context(source), label)
+        except DataError:
+            await self._give_up()
+            raise
+
     async def _leave(self, context: Any) -> None:
         if not await self._close(context):
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        if self._browser is not None:
             await self._close(self._browser)
             self._browser = None
 
@@ -268,16 +295,35 @@ class Browser:
             offline=not self.settings.allow_network,
         )
         folder = None if is_url(source) else Path(source).resolve().parent
+        opened = False
 
         async def decide(route: Any) -> None:
-            if self._allowed(route.request.url, folder):
+            nonlocal opened
+            leaves = self._fills_a_window(route.request)
+            if self._allowed(route.request.url, folder) and not (leaves and opened):
+                opened = opened or leaves
                 await route.continue_()
             else:
-                self.blocked.append(route.request.url)
-                await route.abort("blockedbyclient")
+                self.blocked += 1
+                await route.abort("aborted" if leaves else "blockedbyclient")  # aborted: the document stays
+
+        async def refuse(web_socket: Any) -> None:
+            self.blocked += 1
+            await web_socket.close()
 
         await context.route("**/*", decide)
+        if not self.settings.allow_network:
+            await context.route_web_socket("**/*", refuse)
         return context
+
+    def _fills_a_window(self, request: Any) -> bool:
+        """Whether it asks for a document of its own, not for one in a frame of another."""
+        if not request.is_navigation_request():
+            return False
+        try:
+            return request.frame.parent_frame is None
+        except self._api.Error:  # of a window that is only about to open
+            return True
 
     def _allowed(self, address: str, folder: Path | None) -> bool:
         """Files below the document's own folder; http(s) only where the network is allowed."""
@@ -285,7 +331,7 @@ class Browser:
         if parts.scheme in ("http", "https"):
             return self.settings.allow_network
         if parts.scheme == "file" and not parts.netloc and folder is not None:
-            return Path(unquote(parts.path)).resolve().is_relative_to(folder)
+            return Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve().is_relative_to(folder)
         return parts.scheme in ("data", "about")
 
 

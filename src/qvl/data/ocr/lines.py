@@ -60,7 +60,7 @@ def _beside(last: Atom, atom: Atom) -> bool:
     x0, y0, _, y1 = upright(atom.box, atom.angle)
     height = max(bottom - top, y1 - y0)
     overlap = min(bottom, y1) - max(top, y0)
-    gap = (x0 - right) / height
+    gap = (x0 - right) / max(height, 1e-6)
     widest = WORD_GAP if atom.space_before else GLUED_GAP  # wider ones part columns and the cells of a table
     narrowest = -MARK_OVERLAP if _meet_in_marks(last, atom) else -OVERLAP
     return overlap >= 0.4 * min(bottom - top, y1 - y0) and narrowest <= gap <= widest
@@ -116,17 +116,22 @@ def _right_neighbours(lines: Sequence[Line]) -> dict[int, int]:
         if len(own) < 2:
             continue
         x0, y0, x1, y1 = np.array([upright(union(a.box for a in lines[i].atoms), angle) for i in own]).T
-        height = np.minimum(y1 - y0, (y1 - y0)[:, None])
-        overlap = np.minimum(y1, y1[:, None]) - np.maximum(y0, y0[:, None])
-        gap = (x0 - x1[:, None]) / np.maximum(height, 1e-6)  # from the row's end to the column's start
-        ends, starts = ([lines[i].atoms[at].text[at].isalnum() for i in own] for at in (-1, 0))
-        narrowest = np.where(np.logical_and.outer(ends, starts), -0.1, -MARK_OVERLAP)
-        rightwards = x0 > x0[:, None]
-        gap[(gap < narrowest) | (gap > JOIN_GAP) | (overlap < 0.6 * height) | ~rightwards] = np.inf
-        nearest = gap.argmin(axis=1)
-        for i, j in enumerate(nearest):
-            if np.isfinite(gap[i, j]) and gap[:, j].argmin() == i:
-                found[own[i]] = own[int(j)]
+        ends, starts = (np.array([lines[i].atoms[at].text[at].isalnum() for i in own]) for at in (-1, 0))
+        following, before = np.full(len(own), -1), np.full(len(own), -1)
+        closest = np.full(len(own), np.inf)  # to each row, what goes before it
+        for i in range(len(own)):  # not all with all at once: a page may have many thousand pieces
+            height = np.minimum(y1 - y0, y1[i] - y0[i])
+            overlap = np.minimum(y1, y1[i]) - np.maximum(y0, y0[i])
+            gap = (x0 - x1[i]) / np.maximum(height, 1e-6)
+            narrowest = np.where(starts & ends[i], -0.1, -MARK_OVERLAP)
+            gap[(gap < narrowest) | (gap > JOIN_GAP) | (overlap < 0.6 * height) | (x0 <= x0[i])] = np.inf
+            nearest = int(gap.argmin())
+            if np.isfinite(gap[nearest]):
+                following[i] = nearest
+            leads = gap < closest
+            closest[leads] = gap[leads]
+            before[leads] = i
+        found.update((own[i], own[j]) for j, i in enumerate(before) if i >= 0 and following[i] == j)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from qvl.data.language import is_cjk
-from qvl.data.ocr.filters import HIDDEN_LAYER, SLANTED, UNDECODABLE
+from qvl.data.ocr.filters import HIDDEN_LAYER, MASK, SLANTED, TOO_MANY, UNDECODABLE
 from qvl.data.ocr.ink import seen_atoms
 from qvl.data.ocr.lines import join_rows, merge, without_leaders
 from qvl.data.ocr.order import reading_order
@@ -24,6 +24,8 @@ from qvl.errors import DataError, MissingDependencyError
 
 PRECISION = 1024  # pdfium maps to whole device units: ask for this many per pixel
 FAR = 1000.0  # page units between the points that the page's mapping to pixels is measured at
+# No page that a person reads has more; a small file can hold millions, and the order of lines takes its time.
+MOST_CHARS, MOST_LINES = 50_000, 2_000
 SLANT = 2.0  # degrees by which text may lean from the axes
 
 
@@ -75,7 +77,9 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
     textpage = page.get_textpage()
     try:
         reader = _TextReader(pdfium, textpage, _Mapping(pdfium.raw, page, *image.size))
-        for index in range(textpage.count_chars()):
+        if (count := textpage.count_chars()) > MOST_CHARS:
+            return Page(image, (), source, number, (TOO_MANY,))
+        for index in range(count):
             reader.take(index)
         reader.flush()
         for written in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_TEXT]):
@@ -84,8 +88,11 @@ def _read_page(pdfium: Any, page: Any, max_side: int, source: str, number: int) 
     finally:
         textpage.close()
         page.close()
-    lines = reading_order(join_rows(merge(without_leaders(seen.atoms))))
-    return Page(image, tuple(lines), source, number, tuple(dict.fromkeys(reader.problems)), seen.unseen, seen.stray)
+    lines = join_rows(merge(without_leaders(seen.atoms)))
+    if len(lines) > MOST_LINES:
+        return Page(image, (), source, number, (TOO_MANY,))
+    problems = tuple(dict.fromkeys(reader.problems))
+    return Page(image, tuple(reading_order(lines)), source, number, problems, seen.unseen, seen.stray)
 
 
 def _render(page: Any, max_side: int) -> Image.Image:
@@ -107,6 +114,8 @@ class _Mapping:
         self.e, self.f = device(0, 0)
         (xx, xy), (yx, yy) = device(FAR, 0), device(0, FAR)
         self.a, self.b, self.c, self.d = (v / FAR for v in (xx - self.e, xy - self.f, yx - self.e, yy - self.f))
+
+        self.area = self.a * self.d - self.b * self.c  # below 0: pages count upwards, pictures downwards
 
     def box(self, box: tuple[float, float, float, float]) -> Rect:
         """(left, bottom, right, top) of the page -> a box in pixels."""
@@ -191,20 +200,26 @@ class _TextReader:
             self.problems.append(UNDECODABLE)
             return None
         owner = raw.FPDFText_GetTextObject(self.textpage.raw, index)
-        if owner and raw.FPDFTextObj_GetTextRenderMode(owner) == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
+        mode = raw.FPDFTextObj_GetTextRenderMode(owner) if owner else raw.FPDF_TEXTRENDERMODE_FILL
+        if mode == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
             self.problems.append(HIDDEN_LAYER)
+        elif mode >= raw.FPDF_TEXTRENDERMODE_FILL_CLIP:
+            self.problems.append(MASK)  # what is painted through it stays in the picture without text
         x0, y0, x1, y1 = self.mapping.box(tight)
         return Atom(text, self.mapping.box(loose), (x0 - 1, y0 - 1, x1 + 1, y1 + 1), self._angle(index))
 
     def _angle(self, index: int) -> int:
-        matrix = self.pdfium.raw.FS_MATRIX()
-        if not self.pdfium.raw.FPDFText_GetMatrix(self.textpage.raw, index, matrix):
+        raw = self.pdfium.raw
+        matrix = raw.FS_MATRIX()
+        if not raw.FPDFText_GetMatrix(self.textpage.raw, index, matrix):
             return 0
+        over = 180 if raw.FPDFText_GetFontSize(self.textpage.raw, index) < 0 else 0  # not in the matrix
         degrees = self.mapping.direction(matrix.a, matrix.b)
         nearest = round(degrees / 90) * 90
-        if abs(degrees - nearest) > SLANT:
+        mirrored = (matrix.a * matrix.d - matrix.b * matrix.c) * self.mapping.area > 0
+        if abs(degrees - nearest) > SLANT or mirrored:
             self.problems.append(SLANTED)
-        return nearest % 360
+        return (nearest + over) % 360
 
 
 def _adjoins(last: Atom, atom: Atom) -> bool:

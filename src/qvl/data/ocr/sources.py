@@ -1,6 +1,8 @@
 """What the user names -> the documents to read, and their pages."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,7 +38,23 @@ def find_sources(inputs: Sequence[str | Path], suffixes: Sequence[str]) -> list[
                 raise UsageError(f"{path}: not a file that is read here; give {wanted} or a folder of them")
     if not found:
         raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {wanted} file found")
-    return list(found.values())
+    names = _told_apart({key: name for key, (_, name) in found.items()})
+    return [(source, _printable(names[key])) for key, (source, _) in found.items()]
+
+
+def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """The name of each path; two that have one name get as many of the folders above them as it takes."""
+    out = dict(names)
+    while doubled := {name for name, count in Counter(out.values()).items() if count > 1}:
+        for key, name in out.items():
+            if name in doubled:
+                out[key] = str(Path(*Path(key).parts[-len(Path(name).parts) - 1 :]))
+    return out
+
+
+def _printable(name: str) -> str:
+    """Names of files are bytes, and need not be UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Reader:
@@ -64,7 +82,7 @@ class Reader:
     @property
     def blocked_requests(self) -> int:
         """Requests of HTML files that were refused."""
-        return len(self._browser.blocked) if self._browser else 0
+        return self._browser.blocked if self._browser else 0
 
     def pages(self) -> Iterator[Page | DataError]:
         """The pages of every document in order, a DataError in the place of what can't be read."""

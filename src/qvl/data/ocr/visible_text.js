@@ -1,11 +1,14 @@
 // Visible text of the document in document order: words, and Chinese characters one by one, each with its rectangle
 // {text, rect: [x, y, width, height], space: was there white space before it, angle: 90 for Latin lying in vertical
-// text}; slanted: where on the page text is turned, from the top; unseen: how many words are covered or clipped.
+// text}; slanted: where on the page text is turned, from the top; reordered: where it is forced into another order
+// than its own; unseen: how many words are covered or clipped, or in no window.
 () => {
   const CJK = /[\u2e80-\u303f\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]|[\ud840-\ud88f][\udc00-\udfff]/;
   const atoms = [];
   const REPLACED = new Set(["IMG", "VIDEO", "CANVAS", "PICTURE", "EMBED", "OBJECT", "IFRAME", "svg"]);
   const slanted = [];
+  const reordered = [];
+  const full = document.documentElement.scrollHeight;
   let unseen = 0;
   let space = true;
 
@@ -68,6 +71,22 @@
     return turns.get(element);
   };
 
+  // Whether the text runs in an order that its characters don't have: by style, or by a character somewhere in its
+  // block.
+  const styles = new Map([[null, false]]);
+  const styled = (element) => {
+    if (!styles.has(element)) {
+      styles.set(element, getComputedStyle(element).unicodeBidi.endsWith("override") || styled(element.parentElement));
+    }
+    return styles.get(element);
+  };
+  const marks = new Map();
+  const forced = (element) => {
+    const {block} = about(element);
+    if (!marks.has(block)) marks.set(block, /[\u202d\u202e]/.test(block.textContent));
+    return marks.get(block) || styled(element);
+  };
+
   const rectOf = (node, start, end) => {
     const range = document.createRange();
     range.setStart(node, start);
@@ -75,20 +94,26 @@
     return Array.from(range.getClientRects()).filter((r) => r.width > 0 && r.height > 0);
   };
 
-  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it.
+  // The rectangle of a font's full height, no higher than its line: what is beyond belongs to the lines around it. A
+  // line much lower than its letters (sub and sup often have `line-height: 0`) stands in a higher one, and says nothing.
   const within = (rect, style) => {
     const height = parseFloat(style.lineHeight);
-    if (style.writingMode !== "horizontal-tb" || !(height < rect.height)) return rect;
+    if (style.writingMode !== "horizontal-tb" || !(height < rect.height) || height < rect.height / 2) return rect;
     return new DOMRect(rect.x, rect.y + (rect.height - height) / 2, rect.width, height);
   };
 
   const emit = (element, style, text, whole, spaceBefore) => {
     const rect = within(whole, style);
-    if (rect.bottom <= 0 || rect.top >= innerHeight) return;  // in another window
+    if (rect.bottom <= 0 || rect.top >= innerHeight) {  // in another window, or in none: counted in the last
+      const nowhere = rect.bottom + scrollY <= 0 || rect.top + scrollY >= full;
+      if (nowhere && scrollY + innerHeight >= full - 1) unseen += 1;
+      return;
+    }
     if (!onTop(element, rect)) {
       unseen += 1;
       return;
     }
+    if (forced(element)) reordered.push(rect.y + rect.height / 2);
     if (turned(element)) slanted.push(rect.y + rect.height / 2);
     const angle = style.writingMode === "horizontal-tb" || CJK.test(text) ? 0 : 90;
     const shown = shownText(style, text);
@@ -151,5 +176,5 @@
     }
     space = space || last < text.length;
   }
-  return {atoms, slanted, unseen};
+  return {atoms, slanted, reordered, unseen};
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
@@ -16,7 +17,7 @@ from qvl.data.sample import read_split
 from qvl.data.synth import build
 from qvl.data.synth.build import SynthConfig, draw, synthesize
 from qvl.data.synth.corpus import read_corpus
-from qvl.data.synth.fonts import Face, find_fonts, has_all
+from qvl.data.synth.fonts import FOLDERS, Face, find_fonts, has_all
 from qvl.data.synth.layout import set_block
 from qvl.data.synth.warp import Bend, Homography, corners_of, jittered, rect_to_quad
 from qvl.errors import MissingDependencyError, UsageError
@@ -86,6 +87,29 @@ def test_every_word_stands_in_its_rectangle(face: Face, words: list[str], vertic
     assert not (ink & ~covered).any()  # and all ink has a rectangle
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_no_word_is_cut_by_the_edge(seed: int) -> None:
+    for width in range(100, 200, 6):
+        block = set_block(["ideal", "SOUND", "brisk"] * 4, LATIN, 35, width, 200, random.Random(seed), False)
+        for x0, y0, x1, y1 in (word.rect for line in block.lines for word in line):
+            assert x0 >= 0
+            assert x1 <= width
+            part = block.mask[int(y0) : int(y1), int(x0) : int(x1)]
+            assert part[:, 0].any()
+            assert part[:, -1].any()
+
+
+def test_a_bent_line_as_wide_as_the_picture_is_followed_to_a_pixel() -> None:
+    size, room = (400, 160), 50
+    mask = np.zeros((160, 400), dtype=np.uint8)
+    mask[room:110, 4:396] = 255
+    flat = corners_of(*size)
+    for phase in range(7):
+        bend = Bend(20, 380, phase)
+        quad = rect_to_quad((4, room, 396, 110), bend, Homography.between(flat, flat))
+        assert not ((bend.mask(mask) > 127) & ~polygon(quad, size, 1.0)).any()
+
+
 @pytest.mark.parametrize("level", ["word", "line", "block"])
 @pytest.mark.parametrize("index", [0, 1, 2])  # English, Chinese, mixed
 def test_a_picture_is_sound_at_every_level(level: str, index: int) -> None:
@@ -135,6 +159,30 @@ def test_a_font_without_a_glyph_is_told_from_its_character_map() -> None:
     assert has_all(LATIN, "Quick fox")
     assert not has_all(LATIN, "中")
     assert has_all(CHINESE, "中文 Latin")
+
+
+def test_a_font_with_a_broken_character_map_is_passed_over(tmp_path: Path) -> None:
+    content = bytearray(Path(LATIN.path).read_bytes())
+    with TTFont(LATIN.path) as font:
+        table = font.reader.tables["cmap"]
+    rng = random.Random(0)
+    for number in range(30):
+        broken = bytearray(content)
+        for _ in range(40):
+            broken[table.offset + rng.randrange(min(table.length, 200))] = rng.randrange(256)
+        (tmp_path / f"{number}.ttf").write_bytes(broken)
+    fonts = find_fonts((str(tmp_path), *FOLDERS))
+    assert fonts.chinese == find_fonts(FOLDERS).chinese
+
+
+def test_words_are_whole_and_of_their_language(tmp_path: Path) -> None:
+    text = "He said “Hello there”... café is naïve; don’t! 使用Linux系统，“好”。"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    words = read_corpus([tmp_path / "a.txt"]).words
+    assert words == {
+        "en": ["He", "said", "Hello", "there", "is", "don't!", "Linux"],
+        "zh": ["使用", "系统，", "“好”。"],
+    }
 
 
 def test_the_same_shards_from_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from qvl.text.tokenizer import Tokenizer
 
 REPORT_NAME = "synth.json"
 FONTS_NAME = "fonts.txt"
-SETTINGS = "synth-2"  # raise it when the same seed would give other pictures
+SETTINGS = "synth-3"  # raise it when the same seed would give other pictures
 
 
 @dataclass(frozen=True)

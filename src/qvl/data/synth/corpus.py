@@ -12,8 +12,10 @@ from qvl.errors import UsageError
 from qvl.text.tokenizer import Tokenizer
 
 LANGUAGES = ("en", "zh", "mixed")
-_HAN_RUN = regex.compile(r"[\p{Han}，。、；：？！“”（）《》]+")
-_WORD = re.compile(r"[\x21-\x7e]+")
+_HAN_RUN = regex.compile(r"[，。、；：？！“”（）《》]*\p{Han}[\p{Han}，。、；：？！“”（）《》]*")
+# Whole words: none that goes on with a letter that is not ASCII, unless Chinese, which has no spaces, begins there.
+_WORD = regex.compile(r"(?V1)(?<![[\p{L}\p{M}]--\p{Han}])[\x21-\x7e]++(?![[\p{L}\p{M}]--\p{Han}])")
+_APOSTROPHES = str.maketrans("‘’", "''")
 
 
 class Corpus:
@@ -36,7 +38,7 @@ class Corpus:
 
 
 def read_corpus(paths: Sequence[Path]) -> Corpus:
-    """UTF-8 texts. UsageError for a file that can't be read, and when a language is missing altogether."""
+    """UTF-8 texts. UsageError for a file that can't be read."""
     english: list[str] = []
     chinese: list[str] = []
     for path in paths:
@@ -44,7 +46,8 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not a readable UTF-8 text ({error})") from error
-        english += _WORD.findall(text)
+        words = _WORD.findall(text.translate(_APOSTROPHES))
+        english += [word for word in words if any(map(str.isalnum, word))]
         chinese += [piece for run in _HAN_RUN.findall(text) for piece in _pieces(run)]
     return Corpus(english, chinese, connected=True)
 

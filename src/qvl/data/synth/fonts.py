@@ -1,6 +1,7 @@
 """Installed font families, what they are for, and which characters each really has."""
 
 import random
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 LATIN = frozenset(map(ord, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?'()-"))
 CHINESE = frozenset(map(ord, "的一是了我不在人有他这中大来上个国到说们为子和你地出道也时年，。"))
 INK_SIZE = 24  # pixels: large enough for a hair line to leave ink
+NO_CHARACTER = "\U0010fffe"  # no font has it
+BROKEN = (TTLibError, OSError, LookupError, AssertionError, ValueError, TypeError, AttributeError, struct.error)
 LATIN_NAME = 1033  # Windows' language id of English
 
 
@@ -90,20 +93,26 @@ def families_table(fonts: FontSet) -> str:
 
 
 def has_all(face: Face, text: Iterable[str]) -> bool:
-    """Whether the face has a glyph for every character but spaces; one without ink, as some fonts map, is none."""
-    return all(ord(c) in face.characters and _has_ink(face, c) for c in text if not c.isspace())
+    """Whether the face has a glyph for every character but spaces; one without ink, or that looks like the sign of a
+    missing character, as some fonts map, is none."""
+    return all(ord(c) in face.characters and _is_drawn(face, c) for c in text if not c.isspace())
 
 
 def _faces(path: Path) -> Sequence[Face]:
-    """Faces of a file; empty for one that is no font."""
+    """Faces of a file; empty for one that is no font, or whose tables of names and characters are broken."""
     try:
-        if path.suffix.lower() in (".ttc", ".otc"):
-            with TTCollection(path, lazy=True) as collection:
-                return [_face(path, index, font) for index, font in enumerate(collection.fonts)]
-        with TTFont(path, lazy=True) as font:
-            return [_face(path, 0, font)]
-    except (TTLibError, OSError, KeyError, AssertionError, ValueError):
+        faces = _named(path)
+        return faces if all(face.characters for face in faces) else ()
+    except BROKEN:
         return ()
+
+
+def _named(path: Path) -> Sequence[Face]:
+    if path.suffix.lower() in (".ttc", ".otc"):
+        with TTCollection(path, lazy=True) as collection:
+            return [_face(path, index, font) for index, font in enumerate(collection.fonts)]
+    with TTFont(path, lazy=True) as font:
+        return [_face(path, 0, font)]
 
 
 def _face(path: Path, index: int, font: TTFont) -> Face:
@@ -119,8 +128,19 @@ def _character_map(path: str, index: int) -> frozenset[int]:
 
 
 @lru_cache(maxsize=1 << 17)
-def _has_ink(face: Face, character: str) -> bool:
-    return face.load(INK_SIZE).getmask(character).getbbox() is not None
+def _is_drawn(face: Face, character: str) -> bool:
+    return any(_ink(face, character)) and _ink(face, character) != _missing(face)
+
+
+@lru_cache(maxsize=512)
+def _missing(face: Face) -> bytes:
+    return _ink(face, NO_CHARACTER)
+
+
+def _ink(face: Face, character: str) -> bytes:
+    """What the character looks like: rows of pixels."""
+    mask = face.load(INK_SIZE).getmask(character)
+    return bytes(mask)
 
 
 @lru_cache(maxsize=256)

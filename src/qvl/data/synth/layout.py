@@ -1,6 +1,7 @@
 """A block of text, flat: every word drawn on a mask, and the rectangle of its ink."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,8 @@ def set_block(
 ) -> Block:
     """Words in lines (or columns from the right, if vertical) until the space is full; at most as many as fit.
 
-    Words come without a glyph that the face lacks (see fonts.has_all); one that leaves no ink is left out.
+    Words come without a glyph that the face lacks (see fonts.has_all); one that leaves no ink, or some beyond the
+    mask, is left out.
     """
     mask = Image.new("L", (width, height))
     setter = _columns if vertical else _rows
@@ -62,7 +64,7 @@ def _rows(
         x = margin + align * (room[0] - 2 * margin - used)
         placed: list[Word] = []
         for text, advance in line:
-            if (rect := _draw_word(mask, (x, baseline), text, font, "ls")) is not None:
+            if rect := _draw(mask, [((x, baseline), text)], font, "ls"):
                 placed.append(Word(text, rect))
             x += advance
         lines.append(placed)
@@ -75,16 +77,16 @@ def _take_line(
 ) -> tuple[list[tuple[str, float]], float]:
     """Words with their advance that fit one line, taken from the front of `remaining`, and the width they use."""
     line: list[tuple[str, float]] = []
-    used = 0.0
+    used = gap = 0.0
     while remaining:
         text = remaining[0]
         length = font.getlength(text)
-        if used + length > room:
+        if used + gap + length > room:
             break
         remaining.pop(0)
+        used += gap + length  # the gap behind the last word is not part of the line
         gap = space if text.isascii() or (remaining and remaining[0].isascii()) else 0.0  # Chinese runs have no gaps
         line.append((text, length + gap))
-        used += length + gap
     return line, used
 
 
@@ -102,10 +104,8 @@ def _columns(
         y = float(margin)
         while remaining and y + pitch * len(remaining[0]) <= room[1] - margin:
             text = remaining.pop(0)
-            rects = [_draw_word(mask, (x, y + pitch * i), c, font, "mt") for i, c in enumerate(text)]
-            inked = [r for r in rects if r is not None]
-            if len(inked) == len(text):
-                column.append(Word(text, union(inked)))
+            if rect := _draw(mask, [((x, y + pitch * i), c) for i, c in enumerate(text)], font, "mt"):
+                column.append(Word(text, rect))
             y += pitch * len(text)
         if not column:
             break
@@ -114,10 +114,28 @@ def _columns(
     return columns
 
 
-def _draw_word(
-    mask: Image.Image, place: tuple[float, float], text: str, font: ImageFont.FreeTypeFont, anchor: str
+def _draw(
+    mask: Image.Image, parts: list[tuple[tuple[float, float], str]], font: ImageFont.FreeTypeFont, anchor: str
 ) -> Rect | None:
-    """Draw at a whole pixel; the rectangle of the ink alone, without a font's own margins. None without ink."""
+    """Draw a word, given in parts with their places; the rectangle of its ink.
+
+    None, and nothing drawn, when a part leaves no ink, or some beyond the mask, where it would be cut.
+    """
+    inks = [drawn for place, text in parts if (drawn := _ink(place, text, font, anchor))]
+    if len(inks) < len(parts):
+        return None
+    rect = union([r for r, _ in inks])
+    if min(rect) < 0 or rect[2] > mask.width or rect[3] > mask.height:
+        return None
+    for (left, top, _, _), ink in inks:
+        mask.paste(255, (left, top), ink)
+    return rect
+
+
+def _ink(
+    place: tuple[float, float], text: str, font: ImageFont.FreeTypeFont, anchor: str
+) -> tuple[tuple[int, int, int, int], Image.Image] | None:
+    """The rectangle of the ink alone, without a font's own margins, at whole pixels, and the ink. None without."""
     x, y = round(place[0]), round(place[1])
     x0, y0, x1, y1 = (round(v) for v in font.getbbox(text, anchor=anchor))
     cell = Image.new("L", (max(1, x1 - x0) + 2 * SPILL, max(1, y1 - y0) + 2 * SPILL))
@@ -126,11 +144,10 @@ def _draw_word(
     if ink is None:
         return None
     left, top = x + x0 - SPILL + ink[0], y + y0 - SPILL + ink[1]
-    mask.paste(255, (left, top), cell.crop(ink))
-    return (left, top, left + ink[2] - ink[0], top + ink[3] - ink[1])
+    return (left, top, left + ink[2] - ink[0], top + ink[3] - ink[1]), cell.crop(ink)
 
 
-def union(rects: list[Rect]) -> Rect:
+def union(rects: Sequence[Rect]) -> Rect:
     """The smallest rectangle around all."""
     x0, y0, x1, y1 = zip(*rects, strict=True)
     return (min(x0), min(y0), max(x1), max(y1))

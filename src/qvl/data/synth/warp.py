@@ -9,7 +9,7 @@ from PIL import Image
 from qvl.data.synth.layout import Rect
 
 Points = np.ndarray  # (N, 2) float64: x, y in pixels
-OUTLINE = 9  # points along each side of a rectangle, so that a bent one is followed
+OUTLINE = 65  # points along each side of a rectangle, so that a bent one is followed to a tenth of a pixel
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,12 @@ def test_coco_captions_of_another_split_are_not_read(
 ) -> None:
     content = {
         "images": [{"id": 1, "file_name": file_name, "coco_url": address}],
-        "annotations": [{"image_id": 1, "caption": "A dog."}],
+        "annotations": [{"image_id": 1, "caption": "A dog."}, {"image_id": 2, "caption": "Of no picture."}],
     }
     (tmp_path / "captions.json").write_text(json.dumps(content))
     pairs, damages = read_all(tmp_path / "captions.json", tmp_path)
-    assert (len(pairs), len(damages)) == ((1, 0) if kept else (0, 1))
+    assert (len(pairs), len(damages)) == ((1, 1) if kept else (0, 2))
+    assert damages[-1] == ("captions of a picture that is not listed", "2")
 
 
 CC3M = ["a red kite\thttp://a.org/1.jpg", "a dog , running\thttps://b.org/x?id=2", "no address", "three cats\thttp://c"]
@@ -153,6 +154,14 @@ def test_sbu_in_both_forms_by_number_or_name(
     assert damages == [("missing image", "2")]
 
 
+def test_a_caption_of_sbu_that_is_not_utf_8_is_named_so(tmp_path: Path) -> None:
+    path = sbu_files(tmp_path, as_json=False)
+    (tmp_path / SBU_CAPTIONS).write_bytes(b"caf\xe9\nthe river\nlost at sea\n")
+    pairs, damages = read_all(path, pictures(tmp_path / "photos", "0.jpg", "1.jpg", "2.jpg"))
+    assert len(pairs) == 2
+    assert damages == [("caption is not UTF-8", "0")]
+
+
 def test_a_row_never_takes_the_picture_of_another_download(tmp_path: Path) -> None:
     (tmp_path / "cc.tsv").write_text(CC3M[0] + "\n")
     photos = pictures(tmp_path / "photos", "training/0.jpg", "validation/00.jpg")
@@ -160,6 +169,20 @@ def test_a_row_never_takes_the_picture_of_another_download(tmp_path: Path) -> No
         read_all(tmp_path / "cc.tsv", photos)
     with pytest.raises(UsageError, match="no pictures here"):
         read_all(tmp_path / "cc.tsv", pictures(tmp_path / "none"))
+    (tmp_path / "Validation_GCC-1.1.0-Validation.tsv").write_text(CC3M[0] + "\n")
+    with pytest.raises(UsageError, match="not of the train split"):
+        read_all(tmp_path / "Validation_GCC-1.1.0-Validation.tsv", photos)
+
+
+def test_img2datasets_metadata_say_whose_picture_it_is(tmp_path: Path) -> None:
+    """Shards of 5,000: the first picture of the second, row 5,000, is called 000010000."""
+    (tmp_path / "cc.tsv").write_text("\n".join((CC3M[0], CC3M[1])) + "\n")
+    photos = pictures(tmp_path / "photos", "000000000.jpg", "000000001.jpg")
+    for number in (0, 1):
+        (photos / f"00000000{number}.json").write_text(json.dumps({"url": "http://a.org/1.jpg"}))
+    pairs, damages = read_all(tmp_path / "cc.tsv", photos)
+    assert pairs == [("0", "a red kite", "000000000.jpg")]
+    assert damages == [("picture of another row", "1")]
 
 
 def test_tables_that_are_not_whole_are_named(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def _coco(pictures: list[Any], captions: list[Any]) -> list[Annotated | Damage]:
             rows.append(Damage(OTHER_SPLIT, key, address.strip()))
         else:
             rows.append(Annotated(key, {"caption": by_picture.get(picture["id"])}, file))
+    listed = {picture["id"] for picture in pictures}
+    rows += [Damage("captions of a picture that is not listed", str(key)) for key in by_picture if key not in listed]
     return rows
 
 
@@ -112,7 +114,19 @@ def _paired(row: Annotated, root: Path) -> RawPair | Damage:
     path = next((pictures[name] for name in row.names if name in pictures), None)
     if path is None:
         return Damage("missing image", row.key, f"no file {' or '.join(row.names)} under {root}")
+    if _of_another_row(path, row.fields["url"]):
+        return Damage("picture of another row", row.key, f"{path.with_suffix('.json')} has another url")
     return RawPair(row.key, row.fields, path)
+
+
+def _of_another_row(picture: Path, address: str) -> bool:
+    """Whether img2dataset's metadata beside a picture name another address: its file names are the numbers of the rows
+    only where its shards hold a power of ten."""
+    try:
+        found = json.loads(picture.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("url") not in (None, address)
 
 
 @lru_cache(maxsize=1)
@@ -132,8 +146,11 @@ def _pictures_by_name(root: Path) -> dict[str, Path]:
 def table_units(path: Path, name: str, size: int) -> Iterator[Unit]:
     """Runs of `size` rows of a table, with the bytes at which they begin.
 
-    UsageError without SBU's second file, and where it has another number of lines: no caption would be sure.
+    UsageError without SBU's second file, and where it has another number of lines: no caption would be sure; also for
+    a table that is not for training.
     """
+    if names_other_split(path.name):
+        raise UsageError(f"{path}: {OTHER_SPLIT}; give the train file")
     parts = _table_files(path)
     if not parts[-1].exists():
         raise UsageError(f"{parts[-1]}: not there; it belongs beside {path.name}")
@@ -188,9 +205,10 @@ def _fields(line: bytes) -> list[str]:
 
 def _table_row(row: int, lines: list[bytes]) -> Annotated | Damage:
     """SBU: a line of each file; CC12M: address, caption; CC3M: caption, address."""
-    columns = [column for line in lines for column in _fields(line)]
-    if not columns:
+    parts = [_fields(line) for line in lines]
+    if not all(parts):
         return Damage("caption is not UTF-8", str(row))
+    columns = [column for part in parts for column in part]
     if len(columns) > 1 and _ADDRESS.match(columns[0]):
         address, caption = columns[0], "\t".join(columns[1:])
     elif len(columns) > 1 and _ADDRESS.match(columns[1]):

@@ -24,8 +24,8 @@ from qvl.text.render import Rendered, render
 from qvl.text.tokenizer import Tokenizer
 
 STRETCH_ROWS = 64  # rows that are planned together, about: more fill no better
-OPEN_ROWS = 8  # and so many more, the emptiest of which wait: without them the last rows take what the others left;
-SHORT_ROW = 512  # not where a row has fewer tokens: of two or three samples in each, what waits fills no other
+OPEN_ROWS = 8  # and so many more, the emptiest of which wait: without them the last rows take what the others left
+SHORT_ROW = 512  # tokens: a shorter row holds two or three samples, and waiting gains it nothing
 BUFFER_SAMPLES = 2048  # samples that the pools of a stream keep in memory, shared out by weight
 
 Draw = tuple[str, int]  # task, and its number in the task's pool

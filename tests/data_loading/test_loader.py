@@ -145,6 +145,18 @@ def test_rows_of_2048_stay_98_percent_full_from_stretch_to_stretch(tmp_path: Pat
         assert sum(filled) / (2048 * len(filled)) >= 0.98
 
 
+def test_many_waiting_rows_still_come_in_whole_batches(tmp_path: Path) -> None:
+    """Most samples fill more than half a row, so that more rows wait than a stretch reads."""
+    random = np.random.default_rng(0)
+    words = np.where(random.random(1000) < 0.85, random.integers(1030, 1200, 1000), random.integers(300, 900, 1000))
+    write_shard([text_sample(f"{k}", n) for k, n in enumerate(words)], tmp_path / "0.parquet")
+    [source] = loader(tmp_path, {"text": 1.0}, row_length=2048, batch_rows=64).streams
+    stretch = source.plan(source.state, [])
+    for _ in range(10):
+        stretch = source.plan(stretch.after, stretch.waiting)
+        assert {len(batch) for batch in stretch.batches} == {64}
+
+
 @pytest.mark.parametrize("shards", [1, 44])  # streams share samples, streams share shards
 def test_a_step_holds_the_same_samples_on_any_number_of_ranks(tmp_path: Path, shards: int) -> None:
     streams, batch_rows, steps_per_epoch = 4, 3, 22  # an epoch is a stretch of planning

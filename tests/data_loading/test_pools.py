@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from qvl.data import pools
@@ -74,4 +75,27 @@ def test_streams_share_every_sample(tmp_path: Path, shards: int, each: int) -> N
 def test_a_file_that_is_no_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "0.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"0\.parquet: not a readable shard"):
+        find_parts([tmp_path], ["text"], 0, 1)
+
+
+def test_streams_share_the_rare_task_of_mixed_shards_evenly(tmp_path: Path) -> None:
+    """Nine tasks in turn in one shard, and small shards of one of them."""
+    tasks = ("text", "vqa", "caption", "ocr", "dialogue", "grounding", "referring", "region_caption", "other")
+    write_texts(tmp_path / "a", shards=1, each=1024, tasks=tasks)
+    write_texts(tmp_path / "b", shards=20, each=3)
+    found = [find_parts([tmp_path / "a", tmp_path / "b"], tasks, stream, 64) for stream in range(64)]
+    for task in tasks:
+        sizes = [sum(len(part.rows) for part in parts[task]) for parts in found]
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == sum(i % 9 == tasks.index(task) for i in range(1024)) + (60 if task == "text" else 0)
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    write_texts(tmp_path, shards=1, each=5)
+    [path] = tmp_path.iterdir()
+    table = pq.read_table(path)
+    pq.write_table(table.select(["language", *(n for n in table.column_names if n != "language")]), path)
+    assert len(find_parts([tmp_path], ["text"], 0, 1)["text"][0].rows) == 5
+    pq.write_table(table.drop_columns(["task"]), path)
+    with pytest.raises(DataError, match=r"000\.parquet: not a shard of samples: no column task"):
         find_parts([tmp_path], ["text"], 0, 1)

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from qvl.data.sample import SCHEMA, Sample, from_row, shard_paths
 from qvl.errors import DataError
 
-SHARDS_PER_STREAM = 8  # with fewer, the streams share the samples of every shard instead of the shards
-TASK_COLUMN = SCHEMA.get_field_index("task")
+PARTS_PER_STREAM = 32  # of a task; with fewer, the streams share the samples of every part instead of the parts
 
 Places = npt.NDArray[np.int64]
 
@@ -38,22 +37,33 @@ def find_parts(split_dirs: Sequence[Path], tasks: Sequence[str], stream: int, st
     Reads the shards' footers alone where a row group holds one task. DataError names what can't be read.
     """
     parts: dict[str, list[Part]] = {task: [] for task in tasks}
-    for directory in split_dirs:
-        paths = shard_paths(directory)
-        whole = len(paths) >= SHARDS_PER_STREAM * streams
-        for path in paths[stream::streams] if whole else paths:
-            for group, rows_of in enumerate(_tasks_of_groups(path)):
-                for task, rows in rows_of.items():
-                    mine = rows if whole else rows[stream::streams]
-                    if task in parts and len(mine):
-                        parts[task].append(Part(path, group, mine))
-    return parts
+    for path in (path for directory in split_dirs for path in shard_paths(directory)):
+        for group, rows_of in enumerate(_tasks_of_groups(path)):
+            for task, rows in rows_of.items():
+                if task in parts:
+                    parts[task].append(Part(path, group, rows))
+    return {task: _shared(found, stream, streams) for task, found in parts.items()}
+
+
+def _shared(parts: list[Part], stream: int, streams: int) -> list[Part]:
+    """Of a task's parts those of a stream: whole ones in turn where there are many, else rows in turn."""
+    if len(parts) >= PARTS_PER_STREAM * streams:
+        return parts[stream::streams]
+    mine, dealt = [], 0
+    for part in parts:
+        rows = part.rows[(stream - dealt) % streams :: streams]
+        dealt += len(part.rows)
+        if len(rows):
+            mine.append(Part(part.path, part.group, rows))
+    return mine
 
 
 def _tasks_of_groups(path: Path) -> list[dict[str, Places]]:
     """Of each row group: task -> its rows."""
     try:
         with pq.ParquetFile(path) as file:
+            if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+                raise DataError(f"{path}: not a shard of samples: no column {', '.join(missing)}")
             return [_tasks_of_group(file, group) for group in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable shard ({error}); delete it and write it again") from error
@@ -61,7 +71,8 @@ def _tasks_of_groups(path: Path) -> list[dict[str, Places]]:
 
 def _tasks_of_group(file: pq.ParquetFile, group: int) -> dict[str, Places]:
     metadata = file.metadata.row_group(group)
-    limits = metadata.column(TASK_COLUMN).statistics
+    column = next(i for i in range(len(file.schema)) if file.schema.column(i).path == "task")
+    limits = metadata.column(column).statistics
     if limits is not None and limits.has_min_max and limits.min == limits.max:
         return {limits.min: np.arange(metadata.num_rows)}
     tasks = np.array(file.read_row_group(group, columns=["task"])["task"].to_pylist())

@@ -169,7 +169,8 @@ class Stream:
             old += filled[: len(started)]
             new += filled[len(started) :]
         new.sort(key=lambda row: -sum(d.length for d in row))
-        count = max(wanted, len(old) + -len(old) % self.config.batch_rows)
+        step = self.config.batch_rows  # all that waited leave, as far as whole batches go
+        count = max(wanted, min(len(old) + -len(old) % step, (len(old) + len(new)) // step * step))
         return (old + new)[:count], (old + new)[count:]
 
     def _dealt(self, rows: list[Row], stretch: int) -> list[list[Row]]:

@@ -148,13 +148,13 @@ def test_rows_of_2048_stay_98_percent_full_from_stretch_to_stretch(tmp_path: Pat
 def test_many_waiting_rows_still_come_in_whole_batches(tmp_path: Path) -> None:
     """Most samples fill more than half a row, so that more rows wait than a stretch reads."""
     random = np.random.default_rng(0)
-    words = np.where(random.random(1000) < 0.85, random.integers(1030, 1200, 1000), random.integers(300, 900, 1000))
+    words = np.where(random.random(1000) < 0.9, random.integers(1030, 1200, 1000), random.integers(300, 900, 1000))
     write_shard([text_sample(f"{k}", n) for k, n in enumerate(words)], tmp_path / "0.parquet")
-    [source] = loader(tmp_path, {"text": 1.0}, row_length=2048, batch_rows=64).streams
+    [source] = loader(tmp_path, {"text": 1.0}, row_length=2048, batch_rows=72).streams
     stretch = source.plan(source.state, [])
-    for _ in range(10):
+    for _ in range(16):
         stretch = source.plan(stretch.after, stretch.waiting)
-        assert {len(batch) for batch in stretch.batches} == {64}
+        assert {len(batch) for batch in stretch.batches} == {72}
 
 
 @pytest.mark.parametrize("shards", [1, 44])  # streams share samples, streams share shards

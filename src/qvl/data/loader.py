@@ -82,14 +82,17 @@ class Loader:
         """Each batch with the state that follows it. To go on from one, take it after a batch of every stream."""
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), "decode") as decoders:
             pending: deque[tuple[list[Row], Tensor | None, list[Future[None]], State]] = deque()
-            for rows, state in self._rows():
-                pixels, futures = self._decode(rows, decoders)
-                pending.append((rows, pixels, futures, state))
-                if len(pending) > AHEAD:
-                    rows, pixels, futures, state = pending.popleft()
-                    for future in futures:
-                        future.result()
-                    yield self._collate(rows, pixels), state
+            try:
+                for rows, state in self._rows():
+                    pixels, futures = self._decode(rows, decoders)
+                    pending.append((rows, pixels, futures, state))
+                    if len(pending) > AHEAD:
+                        rows, pixels, futures, state = pending.popleft()
+                        for future in futures:
+                            future.result()
+                        yield self._collate(rows, pixels), state
+            finally:  # an error, or the end of training, does not wait for what is decoded ahead
+                decoders.shutdown(wait=False, cancel_futures=True)
 
     def resume(self, state: State) -> None:
         """Go on from this state, which may hold the streams of other ranks too."""

@@ -24,7 +24,7 @@ def trace_step(stage_dir: Path, step: int) -> list[Sample]:
     if not 0 <= step < recipe.steps:
         raise UsageError(f"step {step}: {stage_dir} has steps 0 to {recipe.steps - 1}")
     tokenizer = tokenizer_of(recipe)
-    loader = build_loader(recipe, stage_dir.parent, model_config(recipe, tokenizer), tokenizer)
+    loader = build_loader(recipe, stage_dir.resolve().parent, model_config(recipe, tokenizer), tokenizer)
     if not isinstance(loader, Loader):
         raise UsageError(f"{stage_dir}: its pictures are drawn for it and belong to no sample")
     first = step * recipe.batches_per_step

@@ -210,6 +210,8 @@ def test_what_does_not_fit_is_counted(tmp_path: Path) -> None:
     batch, state = next(iter(loader(tmp_path, {"text": 1.0}, row_length=64, packing="none", batch_rows=64)))
     assert set(batch.sample_ids) == {"short"}
     assert lost(state) in {(63, 0), (64, 0)}
+    _, state = next(iter(loader(tmp_path, {"text": 1.0}, row_length=64, packing="none", batch_rows=1)))
+    assert lost(state)[0] >= 63, "also before the stretch is read to its end"
 
 
 def test_a_task_without_samples_that_fit_is_an_error(split: Path, tmp_path: Path) -> None:

@@ -171,4 +171,5 @@ def _decode_into(place: np.ndarray, drawn: Drawn, index: int, size: int) -> None
 
 def lost(state: State) -> tuple[int, int]:
     """(samples that are longer than a row, dialogues that lost their last turns) up to a state."""
-    return sum(s["left_out"] for s in state.values()), sum(s["cut"] for s in state.values())
+    counts = [s["lost"] for s in state.values()]
+    return sum(left_out for left_out, _ in counts), sum(cut for _, cut in counts)

@@ -76,6 +76,7 @@ class StreamState:
     left_out: int = 0  # samples longer than a row
     cut: int = 0  # dialogues that lost their last turns
     batches_read: int = 0
+    lost: tuple[int, int] = (0, 0)  # left out and cut with what the stretch that is being read adds: for reports alone
 
     def as_dict(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -125,7 +126,8 @@ class Stream:
         while True:
             ahead = planner.submit(self.plan, stretch.after, stretch.waiting)
             for done in range(begin.batches_read, len(stretch.batches)):
-                after = StreamState(**{**vars(begin), "batches_read": done + 1})
+                lost = (stretch.after.left_out, stretch.after.cut)
+                after = StreamState(**{**vars(begin), "batches_read": done + 1, "lost": lost})
                 yield stretch.batches[done], after if done + 1 < len(stretch.batches) else stretch.after
             begin, stretch = stretch.after, ahead.result()
 
@@ -145,7 +147,8 @@ class Stream:
         else:
             rows, kept = [[draws.next()] for _ in range(wanted)], []
         held = [[drawn.draw for drawn in row] for row in kept]
-        after = StreamState(state.stretch + 1, draws.position, draws.numbers, held, draws.left_out, draws.cut)
+        lost = (draws.left_out, draws.cut)
+        after = StreamState(state.stretch + 1, draws.position, draws.numbers, held, *lost, lost=lost)
         return Stretch(self._dealt(rows, state.stretch), kept, after)
 
     def _packed(self, draws: "_Draws", waiting: list[Row], wanted: int) -> tuple[list[Row], list[Row]]:

@@ -72,7 +72,7 @@ def _reading(source: ImageSource) -> Iterator[tuple[PILImage.Image, str]]:
     except PILImage.DecompressionBombError as error:
         message = f"{name}: more than the {MAX_PIXELS:,} pixels that are read; make it smaller"
         raise ImageError(message, "image too large") from error
-    except (OSError, SyntaxError, ValueError, OverflowError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, OverflowError) as error:  # the last two of TIFF headers
         raise ImageError(f"{name}: broken or cut-short image ({error})") from error
 
 

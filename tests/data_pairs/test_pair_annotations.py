@@ -191,6 +191,7 @@ def test_tables_that_are_not_whole_are_named(tmp_path: Path) -> None:
     assert read_all(tmp_path / "empty.tsv", photos) == ([], [("empty file", "empty.tsv")])
     for content in (
         "{half",
+        "[" * 200_000,
         '{"images": []}',
         '{"image_urls": ["a"], "captions": []}',
         '{"images": [{"sentences": 3}]}',

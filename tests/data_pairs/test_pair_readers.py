@@ -113,7 +113,9 @@ def test_img2dataset_files_with_their_log_beside(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     pq.write_table(pa.table({"key": ["000000000"], "status": ["success"]}), tmp_path / "00000.parquet")
-    (tmp_path / "00000_stats.json").write_text("{}")
+    pq.write_table(pa.table({"key": ["000010000"], "status": ["failed"]}), tmp_path / "00001.parquet")  # no folder
+    for shard in ("00000", "00001"):
+        (tmp_path / f"{shard}_stats.json").write_text("{}")
     [only] = read_all(tmp_path)
     assert isinstance(only, RawPair)
     assert (only.key, only.fields["txt"]) == ("00000/000000000.jpg", "a red kite over a field")

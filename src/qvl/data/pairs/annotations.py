@@ -68,7 +68,7 @@ def _annotated(path: Path, changed: int) -> list[Annotated | Damage]:
                 return [_karpathy(picture) for picture in pictures]
             case {"image_urls": [*addresses], "captions": [*captions]} if len(addresses) == len(captions):
                 return [_numbered(row, *both) for row, both in enumerate(zip(addresses, captions, strict=True))]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not of the form of COCO's or Karpathy's captions: {error!r}") from error
     raise DataError(
         f"{path}: none of images (id, file_name) and annotations (image_id, caption), images (filename, split, "
@@ -124,7 +124,7 @@ def _of_another_row(picture: Path, address: str) -> bool:
     only where its shards hold a power of ten."""
     try:
         found = json.loads(picture.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("url") not in (None, address)
 

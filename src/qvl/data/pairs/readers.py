@@ -54,7 +54,9 @@ def find_units(inputs: Sequence[Path]) -> list[Unit]:
 
 def _units_of_folder(folder: Path) -> Iterator[Unit]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    logged = {p.with_suffix("") for p in files if p.suffix == ".tar"} | {p.parent for p in files}
+    stats = "_stats.json"
+    logged = {p.with_suffix("") for p in files if p.suffix == ".tar"}
+    logged |= {p.with_name(p.name.removesuffix(stats)) for p in files if p.name.endswith(stats)}
     tables = [
         p
         for p in files

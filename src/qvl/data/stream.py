@@ -25,7 +25,6 @@ from qvl.text.tokenizer import Tokenizer
 
 STRETCH_ROWS = 64  # rows that are planned together, about: more fill no better
 OPEN_ROWS = 8  # and so many more, the emptiest of which wait: without them the last rows take what the others left
-SHORT_ROW = 512  # tokens: a shorter row holds two or three samples, and waiting gains it nothing
 BUFFER_SAMPLES = 2048  # samples that the pools of a stream keep in memory, shared out by weight
 
 Draw = tuple[str, int]  # task, and its number in the task's pool
@@ -153,8 +152,7 @@ class Stream:
 
     def _packed(self, draws: "_Draws", waiting: list[Row], wanted: int) -> tuple[list[Row], list[Row]]:
         """Draw what fills the rows wanted and those that stay open; (rows to read, rows that wait)."""
-        spare = OPEN_ROWS if self.config.row_length >= SHORT_ROW else 0
-        room = (wanted + spare + len(self.tasks)) * self.config.row_length
+        room = (wanted + OPEN_ROWS + len(self.tasks)) * self.config.row_length
         room -= sum(drawn.length for row in waiting for drawn in row)
         fresh: list[Drawn] = []
         while room > 0:

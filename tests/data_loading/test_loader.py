@@ -222,6 +222,13 @@ def test_a_task_without_samples_that_fit_is_an_error(split: Path, tmp_path: Path
         next(batches(loader(tmp_path, {"text": 1.0}, row_length=64), 1))
 
 
+def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+    turns = (Turn("user", (Image(1), Text("What? Answer:"))), Turn("assistant", (Text("A"),)))
+    write_shard([Sample("bad", "vqa", "en", (b"one",), turns, {})], tmp_path / "0.parquet")
+    with pytest.raises(DataError, match="sample 'bad': shows image 1 of 1; `qvl data lint`"):
+        next(batches(loader(tmp_path, {"vqa": 1.0}), 1))
+
+
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     turns = (Turn("user", (Image(0), Text("What? Answer:"))), Turn("assistant", (Text("A"),)))
     write_shard([Sample("bad", "vqa", "en", (b"no picture",), turns, {})], tmp_path / "0.parquet")

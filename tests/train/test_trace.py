@@ -1,13 +1,15 @@
 """A step's samples are found again from the recipe and the shards alone."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from qvl.cli import main
-from qvl.errors import UsageError
+from qvl.data.sample import read_shard, write_shard
+from qvl.errors import DataError, UsageError
 from qvl.train.recipe import load_recipe
 from qvl.train.trace import trace_step
 from qvl.train.trainer import build_loader, model_config, run_recipe, tokenizer_of
@@ -41,6 +43,19 @@ def test_the_command_prints_the_rows_of_a_trained_step(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines
     assert all(line["task"] == "text" and line["source"] == "world" for line in lines)
+
+
+def test_other_shards_than_those_of_the_run_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir / "world" / "train", tmp_path / "world" / "train")
+    small = ["data.batch_rows=1", "steps=1", 'data.split_dirs=["world/train"]']
+    stage_dir = run_recipe(RECIPES / "warmup_text.toml", small, tmp_path)
+    shard = next((tmp_path / "world" / "train").iterdir())
+    write_shard(list(read_shard(shard))[:-1], shard)
+    with pytest.raises(DataError, match="began with other shards"):
+        trace_step(stage_dir, 0)
+    shutil.rmtree(stage_dir / "checkpoint")  # as if it had been killed
+    with pytest.raises(DataError, match="put those back, or delete that folder"):
+        run_recipe(RECIPES / "warmup_text.toml", small, tmp_path)
 
 
 def test_what_can_not_be_traced_is_said(run_dir: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qvl import images
+from qvl.data.pools import find_parts, fingerprint
 from qvl.data.sample import Sample
 from qvl.data.stream import Drawn, Row, Stream, StreamConfig, StreamState
 from qvl.errors import DataError, ImageError, UsageError
@@ -76,7 +77,9 @@ class Loader:
         tags = [tokenizer.special.id_of(tag) for tag in MARKUP_TOKENS]
         self.opening_tags, self.closing_tags = tags[::2], tags[1::2]
         config = StreamConfig(mixture, batch_rows, row_length, packing != "none", num_image_tokens, seed)
-        self.streams = [Stream(split_dirs, tokenizer, config, n, streams) for n in range(rank, streams, ranks)]
+        parts = find_parts(split_dirs, sorted(task for task, weight in mixture.items() if weight > 0))
+        self.shards = fingerprint(parts)
+        self.streams = [Stream(parts, tokenizer, config, n, streams) for n in range(rank, streams, ranks)]
 
     def __iter__(self) -> Iterator[tuple[Batch, State]]:
         """Each batch with the state that follows it. To go on from one, take it after a batch of every stream."""

@@ -5,7 +5,8 @@ and the samples of a window in a new order: two levels of shuffling, with one wi
 number n is a function of the seed, the shards and n alone, so that a stream can be entered anywhere.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,10 @@ class Part:
     rows: Places
 
 
-def find_parts(split_dirs: Sequence[Path], tasks: Sequence[str], stream: int, streams: int) -> dict[str, list[Part]]:
-    """Task -> its parts for one of `streams` streams; together the streams have every sample once.
+def find_parts(split_dirs: Sequence[Path], tasks: Sequence[str]) -> dict[str, list[Part]]:
+    """Task -> its parts. Reads the shards' footers alone where a row group holds one task.
 
-    Reads the shards' footers alone where a row group holds one task. DataError names what can't be read.
+    DataError names what can't be read, and a task without samples.
     """
     parts: dict[str, list[Part]] = {task: [] for task in tasks}
     for path in (path for directory in split_dirs for path in shard_paths(directory)):
@@ -42,11 +43,16 @@ def find_parts(split_dirs: Sequence[Path], tasks: Sequence[str], stream: int, st
             for task, rows in rows_of.items():
                 if task in parts:
                     parts[task].append(Part(path, group, rows))
-    return {task: _shared(found, stream, streams) for task, found in parts.items()}
+    for task, found in parts.items():
+        if not found:
+            where = ", ".join(map(str, split_dirs))
+            raise DataError(f"{where}: no sample of task {task!r}, which the mixture asks for")
+    return parts
 
 
-def _shared(parts: list[Part], stream: int, streams: int) -> list[Part]:
-    """Of a task's parts those of a stream: whole ones in turn where there are many, else rows in turn."""
+def share(parts: list[Part], stream: int, streams: int) -> list[Part]:
+    """Of a task's parts those of one of `streams` streams, which together have every sample once: whole parts in turn
+    where there are many, else rows in turn. DataError where there is not a sample for each stream."""
     if len(parts) >= PARTS_PER_STREAM * streams:
         return parts[stream::streams]
     mine, dealt = [], 0
@@ -55,7 +61,17 @@ def _shared(parts: list[Part], stream: int, streams: int) -> list[Part]:
         dealt += len(part.rows)
         if len(rows):
             mine.append(Part(part.path, part.group, rows))
+    if not mine:
+        raise DataError(f"{parts[0].path.parent}: {dealt} samples of a task can't be shared by {streams} streams")
     return mine
+
+
+def fingerprint(parts: Mapping[str, list[Part]]) -> str:
+    """Of the shards that hold the parts: their names, sizes and rows. Another one: the order is another too."""
+    shards = {part.path for found in parts.values() for part in found}
+    rows = {task: [len(part.rows) for part in found] for task, found in sorted(parts.items())}
+    files = sorted((path.parent.name, path.name, path.stat().st_size) for path in shards)
+    return hashlib.sha256(repr((files, rows)).encode()).hexdigest()[:16]
 
 
 def _tasks_of_groups(path: Path) -> list[dict[str, Places]]:
@@ -121,6 +137,7 @@ class Pool:
         self._starts = np.array(starts)
 
     def _load(self, which: int) -> None:
+        self._table = pa.table({})  # the old window goes first: two at once would be too much
         self._table = pa.concat_tables([_read(part) for part in self._windows[which]])
         self._order = np.random.default_rng((*self.seed, self._epoch, which)).permutation(len(self._table))
 

@@ -99,9 +99,12 @@ def from_row(row: dict[str, Any]) -> Sample:
     try:
         turns = tuple(Turn(t["role"], from_json(t["content"])) for t in json.loads(row["turns"]))
         provenance = json.loads(row["provenance"])
+        images = tuple(row["images"])
     except (ValueError, KeyError, TypeError, TextError) as error:
-        raise DataError(f"sample {row.get('id')!r}: {error}") from error
-    return Sample(row["id"], row["task"], row["language"], tuple(row["images"]), turns, provenance)
+        raise DataError(f"sample {row.get('id')!r}: {error!r}; `qvl data lint` names all such samples") from error
+    if None in images:
+        raise DataError(f"sample {row['id']!r}: an image is missing; `qvl data lint` names all such samples")
+    return Sample(row["id"], row["task"], row["language"], images, turns, provenance)
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> int:

@@ -7,17 +7,16 @@ it is a function of the seed and the shards: the state is a few integers and the
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qvl.data.packing import deal, pack
-from qvl.data.pools import Pool, find_parts
+from qvl.data.pools import Part, Pool, share
 from qvl.data.sample import Sample
 from qvl.errors import DataError
 from qvl.text.render import Rendered, render
@@ -25,7 +24,7 @@ from qvl.text.tokenizer import Tokenizer
 
 STRETCH_ROWS = 64  # rows that are planned together, about: more fill no better
 OPEN_ROWS = 8  # and so many more, the emptiest of which wait: without them the last rows take what the others left
-BUFFER_SAMPLES = 2048  # samples that the pools of a stream keep in memory, shared out by weight
+BUFFER_SAMPLES = 2048  # that the pools of all streams keep in memory, shared out by weight; a part at least
 
 Draw = tuple[str, int]  # task, and its number in the task's pool
 
@@ -101,21 +100,18 @@ class Stream:
     """One of the streams that share a mixture's samples."""
 
     def __init__(
-        self, split_dirs: Sequence[Path], tokenizer: Tokenizer, config: StreamConfig, number: int, streams: int
+        self, parts: Mapping[str, list[Part]], tokenizer: Tokenizer, config: StreamConfig, number: int, streams: int
     ) -> None:
-        """DataError when the stream has no sample of a task that the mixture asks for."""
+        """parts: of each task, of which this stream takes its share. DataError where there is not one for each."""
         self.config, self.tokenizer, self.number = config, tokenizer, number
-        self.tasks = sorted(task for task, weight in config.mixture.items() if weight > 0)
+        self.tasks = sorted(parts)
         weights = np.array([config.mixture[task] for task in self.tasks])
         self.shares = weights / weights.sum()
         self.pools: dict[str, Pool] = {}
-        parts = find_parts(split_dirs, self.tasks, number, streams)
-        for index, (task, share) in enumerate(zip(self.tasks, self.shares, strict=True)):
-            if not parts[task]:
-                where = f"{', '.join(map(str, split_dirs))}: " + (f"stream {number}: " if streams > 1 else "")
-                raise DataError(f"{where}no sample of task {task!r}, which the mixture asks for")
+        window = BUFFER_SAMPLES // streams
+        for index, (task, fraction) in enumerate(zip(self.tasks, self.shares, strict=True)):
             seed = (config.seed, number, 1 + index)
-            self.pools[task] = Pool(parts[task], int(share * BUFFER_SAMPLES), seed)
+            self.pools[task] = Pool(share(parts[task], number, streams), int(fraction * window), seed)
         self.state = StreamState()
 
     def batches(self, planner: Executor) -> Iterator[tuple[list[Row], StreamState]]:
@@ -194,7 +190,12 @@ class Stream:
         rendered = render(
             turns, sample.task, self.tokenizer, self.config.num_image_tokens, max_length=self.config.row_length
         )
-        return None if rendered is None else Drawn(draw, sample, rendered)
+        if rendered is None:
+            return None
+        if missing := [index for index in rendered.image_indices if index >= len(sample.images)]:
+            shows = f"shows image {missing[0]} of {len(sample.images)}"
+            raise DataError(f"sample {sample.id!r}: {shows}; `qvl data lint` names all such samples")
+        return Drawn(draw, sample, rendered)
 
 
 class _Draws:

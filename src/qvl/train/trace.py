@@ -8,14 +8,14 @@ from qvl.data.loader import Loader
 from qvl.data.sample import Sample
 from qvl.errors import UsageError
 from qvl.train.recipe import recipe_from_dict
-from qvl.train.trainer import RECIPE_NAME, build_loader, model_config, tokenizer_of
+from qvl.train.trainer import RECIPE_NAME, build_loader, check_shards, model_config, tokenizer_of
 
 
 def trace_step(stage_dir: Path, step: int) -> list[Sample]:
     """The samples of step `step` (from 0) of a stage, in the order in which the batch holds them.
 
-    True as long as the shards are those that the stage trained on. UsageError for a folder without a stage, a step
-    that it does not have, or the vision warm-up, which sees pictures without samples.
+    UsageError for a folder without a stage, a step that it does not have, or the vision warm-up, which sees pictures
+    without samples; DataError when the shards are not those that the stage trained on.
     """
     path = stage_dir / RECIPE_NAME
     if not path.exists():
@@ -27,6 +27,7 @@ def trace_step(stage_dir: Path, step: int) -> list[Sample]:
     loader = build_loader(recipe, stage_dir.resolve().parent, model_config(recipe, tokenizer), tokenizer)
     if not isinstance(loader, Loader):
         raise UsageError(f"{stage_dir}: its pictures are drawn for it and belong to no sample")
+    check_shards(stage_dir, loader)
     first = step * recipe.batches_per_step
     batches = islice(loader.batches_of_samples(), first, first + recipe.batches_per_step)
     return [sample for samples in batches for sample in samples]

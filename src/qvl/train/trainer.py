@@ -13,7 +13,7 @@ from torch import Tensor
 from qvl.checkpoint.layout import CONFIG_NAME, load_model, save_model
 from qvl.checkpoint.state import latest_state, save_state
 from qvl.data.loader import Batch, Loader, State, lost
-from qvl.errors import RecipeError
+from qvl.errors import DataError, RecipeError
 from qvl.files import write_text
 from qvl.images import normalize
 from qvl.model.config import PRESETS, QwenVLConfig
@@ -26,6 +26,7 @@ from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.telemetry import Telemetry
 
 RECIPE_NAME = "recipe.json"
+SHARDS_NAME = "shards.txt"  # the fingerprint of what the stage reads
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ def run_recipe(
     model = initial_model(recipe, out, tokenizer).to(device)
     loader = build_loader(recipe, out, model.config, tokenizer)
     # Only now: a stage without its data or its start leaves nothing behind.
+    if isinstance(loader, Loader):
+        check_shards(stage_dir, loader)
+        write_text(stage_dir / SHARDS_NAME, loader.shards)
     write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
     _note_stage(out, recipe.name)
     head = build_head(recipe, model, tokenizer)
@@ -76,6 +80,16 @@ def _check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
             raise RecipeError(
                 f"{stage_dir}: holds a run with another {changed}; give another --out or delete that folder"
             )
+
+
+def check_shards(stage_dir: Path, loader: Loader) -> None:
+    """DataError where the shards are not those that the stage began with: the order would be another."""
+    path = stage_dir / SHARDS_NAME
+    if path.exists() and path.read_text(encoding="utf-8") != loader.shards:
+        raise DataError(
+            f"{stage_dir}: began with other shards than lie in its data.split_dirs now (their names, sizes or rows "
+            "differ): put those back, or delete that folder and train anew"
+        )
 
 
 def _note_stage(run_dir: Path, name: str) -> None:

@@ -35,6 +35,13 @@ def test_override_reaches_nested_keys_with_their_type() -> None:
         ("data.mixture={}", "data.mixture = {}: expected weights > 0"),
         ("objective='dense'", "expected empty for dense labels"),
         ("objective='gan'", "one of dense, next_token"),
+        ("seed=-1", "seed = -1: expected at least 0"),
+        ("name='../x'", "expected the name of a folder"),
+        ("data.mixture={vqa = inf}", "data.mixture.vqa = inf: expected a finite number"),
+        ("data.mixture={vqa = 1, caption = -0.5}", "data.mixture.caption = -0.5: expected at least 0"),
+        ("optim.grad_clip=0", "optim.grad_clip = 0.0: expected more than 0"),
+        ("optim.eps=-1", "optim.eps = -1.0: expected more than 0"),
+        ("optim.betas=[0.9, 1]", "expected in [0, 1)"),
     ],
 )
 def test_wrong_values_are_named(override: str, said: str) -> None:

@@ -5,6 +5,7 @@ Source of the fields and of the paper's values: Table 8 and section 3 of arXiv 2
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -41,6 +42,7 @@ class DataConfig:
         for task in self.mixture:
             if task not in TASKS:
                 raise RecipeError(f"data.mixture: unknown task {task!r}{_near(task, TASKS)}")
+            _require(self.mixture[task] >= 0, f"data.mixture.{task}", self.mixture[task], "at least 0")
         _require(self.batch_rows > 0, "data.batch_rows", self.batch_rows, "at least 1")
         _require(self.row_length > 1, "data.row_length", self.row_length, "at least 2")
         _require(self.packing in PACKINGS, "data.packing", self.packing, "one of " + ", ".join(PACKINGS))
@@ -65,6 +67,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_lr <= self.peak_lr, "optim.min_lr", self.min_lr, "between 0 and peak_lr")
+        _require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "in [0, 1)")
+        _require(self.eps > 0, "optim.eps", self.eps, "more than 0")
+        _require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "more than 0")
         _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
         _require(0 < self.vision_layer_decay <= 1, "optim.vision_layer_decay", self.vision_layer_decay, "in (0, 1]")
         _require(self.optimizer in OPTIMIZERS, "optim.optimizer", self.optimizer, "one of " + ", ".join(OPTIMIZERS))
@@ -98,9 +103,13 @@ class Recipe:
                 raise RecipeError(f"trains/init_from: unknown part {part!r}{_near(part, PARTS)}")
         _require(bool(self.trains), "trains", self.trains, "at least one of " + ", ".join(PARTS))
         _require(self.objective in OBJECTIVES, "objective", self.objective, "one of " + ", ".join(OBJECTIVES))
+        _require(Path(self.name).name == self.name != "", "name", self.name, "the name of a folder")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
         mixed = sum(self.data.mixture.values()) > 0
         wanted = "empty for dense labels" if self.objective == "dense" else "weights > 0"
         _require(mixed != (self.objective == "dense"), "data.mixture", self.data.mixture, wanted)
+        one_split = self.objective != "dense" or len(self.data.split_dirs) == 1
+        _require(one_split, "data.split_dirs", self.data.split_dirs, "one folder of dense labels")
         _require(self.loss_by in LOSS_BY, "loss_by", self.loss_by, "one of " + ", ".join(LOSS_BY))
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
@@ -191,7 +200,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         return tuple(_convert(v, args[0], f"{key}[{i}]") for i, v in enumerate(value))
     if origin is types.UnionType:
         return None if value is None else _convert(value, args[0], key)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        _require(math.isfinite(value), key, value, "a finite number")
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise RecipeError(f"{key} = {value!r}: expected {hint.__name__}, found {type(value).__name__}")

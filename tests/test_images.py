@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,18 @@ def test_drawing_works_without_any_font(monkeypatch: pytest.MonkeyPatch) -> None
     drawn = images.draw_boxes(picture, (Ref("狗 dog"), Box(100, 500, 400, 900)))
     images._label_font.cache_clear()
     assert drawn.tobytes() != picture.tobytes()
+
+
+def test_decoding_in_threads_leaves_the_warnings_of_others_on() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: images.training_pixels(data, 28), [encoded()] * 200))
+    assert warnings.filters == before
+
+
+def test_a_tiff_with_a_header_of_another_type_is_a_broken_image() -> None:
+    tiff = encoded((8, 8), "TIFF")
+    strip_offsets = tiff.index(struct.pack("<HH", 273, 4))
+    changed = tiff[: strip_offsets + 2] + struct.pack("<H", 2) + tiff[strip_offsets + 4 :]
+    with pytest.raises(ImageError, match="broken or cut-short image"):
+        images.probe(changed)

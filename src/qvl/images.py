@@ -27,6 +27,9 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9
 LABEL_FONTS = ("wqy-zenhei.ttc", "wqy-microhei.ttc", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of files that are taken for images
 ImageSource = str | Path | bytes | PILImage.Image
+# Pillow warns of odd metadata and large pictures; limits are ours. Once and for all: what `warnings` does for a block
+# of code it does to all threads, and pictures are decoded in several.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def load(source: ImageSource) -> PILImage.Image:
@@ -58,13 +61,11 @@ def _reading(source: ImageSource) -> Iterator[tuple[PILImage.Image, str]]:
     """The image, not decoded yet, and its name; what goes wrong in the block is an ImageError."""
     name = _name(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and large pictures; limits are ours
-            if isinstance(source, PILImage.Image):
-                yield source, name
-                return
-            with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-                yield picture, name
+        if isinstance(source, PILImage.Image):
+            yield source, name
+            return
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            yield picture, name
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such image file", "missing image") from error
     except UnidentifiedImageError as error:

@@ -129,7 +129,8 @@ def _character_map(path: str, index: int) -> frozenset[int]:
 
 @lru_cache(maxsize=1 << 17)
 def _is_drawn(face: Face, character: str) -> bool:
-    return any(_ink(face, character)) and _ink(face, character) != _missing(face)
+    ink = _ink(face, character)
+    return any(ink) and ink != _missing(face)
 
 
 @lru_cache(maxsize=512)
@@ -139,8 +140,7 @@ def _missing(face: Face) -> bytes:
 
 def _ink(face: Face, character: str) -> bytes:
     """What the character looks like: rows of pixels."""
-    mask = face.load(INK_SIZE).getmask(character)
-    return bytes(mask)
+    return bytes(face.load(INK_SIZE).getmask(character))
 
 
 @lru_cache(maxsize=256)

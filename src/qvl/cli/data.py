@@ -1,106 +1,52 @@
-"""`qvl VERB`: flags -> one call. The only file with imports inside functions, so that --help is quick."""
+"""`qvl data TOOL`: flags -> one call. Imports stand inside functions, so that --help is quick."""
 
 import argparse
-import signal
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl.errors import QvlError, UsageError
-
-TINY_RECIPES = Path("recipes/tiny")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, an error's own (see qvl.errors), 130 after Ctrl-C, 143 after SIGTERM."""
-    args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that half-written files go
-    run: Callable[[argparse.Namespace], None] = args.run
-    try:
-        run(args)
-    except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 141
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error.filename or error}: {error.strerror}", file=sys.stderr)
-        return QvlError.exit_code
-    return 0
+from qvl.cli.verb import add_verb
+from qvl.errors import UsageError
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Every verb and flag."""
-    parser = argparse.ArgumentParser(prog="qvl", description="Qwen-VL, end to end: data, training, evaluation, chat.")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-
-    demo = _verb(verbs, "demo", _demo, "the whole recipe at laptop size: data, stages, evaluation, report")
-    demo.add_argument("--recipes", type=Path, default=TINY_RECIPES, help="folder with world.toml and the stages")
-    demo.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    demo.add_argument("--device", default="cpu")
-
-    world = _verb(verbs, "world", _world, "write samples of the tiny world: train and held-out test")
-    world.add_argument("--out", type=Path, required=True)
-    world.add_argument("--seed", type=int, default=7)
-    world.add_argument("--train", type=int, default=24000, help="samples (24000)")
-    world.add_argument("--test", type=int, default=1600, help="held-out samples (1600)")
-    world.add_argument("--dense", type=int, help="also N pictures with labels for each patch", metavar="N")
-    world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
-    world.add_argument("--workers", type=int, help="processes (one per core)")
-
-    _add_data_tools(verbs)
-
-    train = _verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
-    train.add_argument("recipe", type=Path)
-    train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
-    train.add_argument("--device", default="cpu")
-
-    evaluate = _verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
-    evaluate.add_argument("model", type=Path, help="checkpoint folder")
-    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
-    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
-    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
-    evaluate.add_argument("--device", default="cpu")
-
-    report = _verb(verbs, "report", _report, "one self-contained HTML page about a run")
-    report.add_argument("run_dir", type=Path)
-    report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
-
-    chat = _verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
-    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
-    chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
-    chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
-    chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
-    chat.add_argument("--temperature", type=float, default=0.0)
-    chat.add_argument("--system", help="the system text")
-    chat.add_argument("--device", default="cpu")
-
-    weights = _verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
-    weights.add_argument("model", type=Path)
-    weights.add_argument("out", type=Path)
-    return parser
-
-
-def _add_data_tools(verbs: Any) -> None:
-    """`qvl data TOOL`."""
+def add_data_tools(verbs: Any) -> None:
+    """Every tool, with its flags."""
     data = verbs.add_parser("data", help="make and check training data")
     tools = data.add_subparsers(title="tools", required=True, metavar="TOOL")
-    pdf = _verb(tools, "pdf", _data_pdf, "PDF files -> OCR samples with quads")
+    _add_ocr(tools)
+    _add_pairs(tools)
+    _add_annotated(tools)
+    _add_checks(tools)
+
+
+def _add_ocr(tools: Any) -> None:
+    pdf = add_verb(tools, "pdf", _data_pdf, "PDF files -> OCR samples with quads")
     pdf.add_argument("inputs", nargs="+", help="PDF files, or folders of them")
     pdf.add_argument("--password", help="opens encrypted files")
     _ocr_flags(pdf)
-    html = _verb(tools, "html", _data_html, "web pages -> OCR samples with quads, by a real browser")
+    html = add_verb(tools, "html", _data_html, "web pages -> OCR samples with quads, by a real browser")
     html.add_argument("inputs", nargs="+", help="HTML files, folders of them, or addresses")
     html.add_argument("--allow-network", action="store_true", help="pages may load from the network")
     html.add_argument("--scripts", action="store_true", help="pages may run scripts")
     html.add_argument("--timeout", type=float, default=30.0, help="seconds to open a page, or read 16,000 pixels (30)")
     _ocr_flags(html)
-    clean = _verb(tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel")
+    synth = add_verb(tools, "synth", _data_synth, "text drawn on photographs and textures -> OCR samples with quads")
+    synth.add_argument("--out", type=Path, required=True)
+    synth.add_argument("--count", type=int, required=True, help="pictures")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--language", default="all", help="en, zh, mixed, or all in turn (all)")
+    synth.add_argument("--level", default="line", help="what has a quad: word, line or block (line)")
+    synth.add_argument("--fast", action="store_true", help="448 x 448 pixels instead of 720 to 1024 and more")
+    synth.add_argument("--text", action="append", default=[], help="a text to draw from (words of the vocabulary)")
+    synth.add_argument("--photos", action="append", default=[], help="a folder of photographs for backgrounds")
+    synth.add_argument("--fonts", action="append", default=[], help="a folder of fonts (the system's)")
+    synth.add_argument("--workers", type=int, help="processes (one per core)")
+    synth.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
+
+
+def _add_pairs(tools: Any) -> None:
+    clean = add_verb(
+        tools, "clean", _data_clean, "image-text pairs -> caption samples by the paper's rules, and a funnel"
+    )
     clean.add_argument("inputs", nargs="+", type=Path, help="tars, Parquet, JSON lines, caption files, or folders")
     clean.add_argument("--source", required=True, help="settings: laion_en, coyo, in_house, ... or your own file.toml")
     clean.add_argument("--out", type=Path, required=True)
@@ -112,7 +58,7 @@ def _add_data_tools(verbs: Any) -> None:
     clean.add_argument("--overwrite", action="store_true", help="replace what another run left in OUT")
     clean.add_argument("--workers", type=int, help="processes (one per core)")
     clean.add_argument("--engine", default="processes", help="processes, or ray: the cluster of RAY_ADDRESS")
-    plan = _verb(tools, "plan", _data_plan, "what cleaning costs: CPU hours, storage, network, and what bounds it")
+    plan = add_verb(tools, "plan", _data_plan, "what cleaning costs: CPU hours, storage, network, and what bounds it")
     plan.add_argument(
         "--pairs",
         action="append",
@@ -132,7 +78,13 @@ def _add_data_tools(verbs: Any) -> None:
     )
     plan.add_argument("--source", default="laion_en", help="where their texts are: settings as for clean (laion_en)")
     plan.add_argument("--clip-model", help="measure with this model too")
-    convert = _verb(tools, "convert", _data_convert, "an annotated data set's own files -> samples")
+    funnel = add_verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
+    funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
+    funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
+
+
+def _add_annotated(tools: Any) -> None:
+    convert = add_verb(tools, "convert", _data_convert, "an annotated data set's own files -> samples")
     convert.add_argument("dataset", help="vqav2, gqa, vg, refcoco, grit, llava, qwen, messages, text, ...")
     convert.add_argument("files", nargs="+", type=Path, help="its annotation files in order; an error names them")
     convert.add_argument("--images", type=Path, default=Path(), help="folder of its images (the current one)")
@@ -140,7 +92,9 @@ def _add_data_tools(verbs: Any) -> None:
     convert.add_argument("--exchanges", type=int, default=8, help="questions about a picture that share a sample (8)")
     _held_out_flags(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
-    dialogues = _verb(tools, "dialogues", _data_dialogues, "captions and boxes -> dialogues, also by a language model")
+    dialogues = add_verb(
+        tools, "dialogues", _data_dialogues, "captions and boxes -> dialogues, also by a language model"
+    )
     dialogues.add_argument("splits", nargs="+", type=Path, help="folders of shards with captions and boxes")
     dialogues.add_argument("--out", type=Path, required=True)
     dialogues.add_argument("--server", help="address that speaks OpenAI's chat API, such as http://localhost:8000/v1")
@@ -149,38 +103,28 @@ def _add_data_tools(verbs: Any) -> None:
     dialogues.add_argument("--seed", type=int, default=0)
     dialogues.add_argument("--limit", type=int, help="pictures (all)")
     dialogues.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
-    funnel = _verb(tools, "funnel", _data_funnel, "one page about several cleaned sources")
-    funnel.add_argument("folders", nargs="+", type=Path, help="what `qvl data clean` wrote, one per source")
-    funnel.add_argument("--out", type=Path, default=Path("funnel.html"))
-    dedup = _verb(tools, "dedup", _data_dedup, "copy shards without near duplicates and without evaluation pictures")
-    dedup.add_argument("split", type=Path)
-    dedup.add_argument("--out", type=Path, required=True)
-    _held_out_flags(dedup)
-    dedup.add_argument("--workers", type=int, help="processes (one per core)")
-    trace = _verb(tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each")
-    trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
-    trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
-    synth = _verb(tools, "synth", _data_synth, "text drawn on photographs and textures -> OCR samples with quads")
-    synth.add_argument("--out", type=Path, required=True)
-    synth.add_argument("--count", type=int, required=True, help="pictures")
-    synth.add_argument("--seed", type=int, default=0)
-    synth.add_argument("--language", default="all", help="en, zh, mixed, or all in turn (all)")
-    synth.add_argument("--level", default="line", help="what has a quad: word, line or block (line)")
-    synth.add_argument("--fast", action="store_true", help="448 x 448 pixels instead of 720 to 1024 and more")
-    synth.add_argument("--text", action="append", default=[], help="a text to draw from (words of the vocabulary)")
-    synth.add_argument("--photos", action="append", default=[], help="a folder of photographs for backgrounds")
-    synth.add_argument("--fonts", action="append", default=[], help="a folder of fonts (the system's)")
-    synth.add_argument("--workers", type=int, help="processes (one per core)")
-    synth.add_argument("--overwrite", action="store_true", help="replace shards that are in OUT")
-    lint = _verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
+
+
+def _add_checks(tools: Any) -> None:
+    lint = add_verb(tools, "lint", _data_lint, "check shards against the rules of every sample")
     lint.add_argument("split", type=Path)
     _sequence_flags(lint)
-    view = _verb(tools, "view", _data_view, "a page of samples: boxes on pictures, tokens, which of them carry loss")
+    view = add_verb(tools, "view", _data_view, "a page of samples: boxes on pictures, tokens, which of them carry loss")
     view.add_argument("split", type=Path)
     view.add_argument("--out", type=Path, default=Path("samples.html"))
     view.add_argument("--limit", type=int, default=24, help="samples (24)")
     view.add_argument("--task", help="of this task alone")
     _sequence_flags(view)
+    dedup = add_verb(tools, "dedup", _data_dedup, "copy shards without near duplicates and without evaluation pictures")
+    dedup.add_argument("split", type=Path)
+    dedup.add_argument("--out", type=Path, required=True)
+    _held_out_flags(dedup)
+    dedup.add_argument("--workers", type=int, help="processes (one per core)")
+    trace = add_verb(
+        tools, "trace", _data_trace, "where the samples of one training step come from, one JSON line each"
+    )
+    trace.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
+    trace.add_argument("--step", type=int, required=True, help="as counted in its log.jsonl, from 0")
 
 
 def _held_out_flags(parser: argparse.ArgumentParser) -> None:
@@ -206,34 +150,6 @@ def _ocr_flags(parser: argparse.ArgumentParser) -> None:
 def _sequence_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", default="tiny", help="tiny, published, or a checkpoint folder (tiny)")
     parser.add_argument("--length", type=int, default=2048, help="tokens of a sequence (2048)")
-
-
-def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _demo(args: argparse.Namespace) -> None:
-    from qvl.demo import run_demo
-
-    run_demo(args.recipes, args.out, _device(args.device))
-
-
-def _world(args: argparse.Namespace) -> None:
-    from qvl.data.world.build import WorldConfig, write_dense, write_world
-    from qvl.model.config import PRESETS
-
-    if args.dense is not None and args.dense < 1:
-        raise UsageError(f"--dense {args.dense}: at least 1 picture, or leave it out")
-    config = WorldConfig(args.seed, args.train, args.test, args.photos)
-    for split, counts in write_world(args.out, config, args.workers).items():
-        tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())
-        print(f"{args.out / split}: {counts.total()} samples ({tasks})")
-    if args.dense is not None:
-        grid = PRESETS["tiny"].vision.grid
-        write_dense(args.out / "dense", args.seed, args.dense, grid, args.workers, args.photos)
-        print(f"{args.out / 'dense'}: {args.dense} pictures with labels for each patch")
 
 
 def _data_pdf(args: argparse.Namespace) -> None:
@@ -409,74 +325,3 @@ def _vocabulary(name: str) -> tuple[Any, int]:
     if name == "published":
         return Tokenizer.published(), PRESETS["qwen-vl"].vision.num_queries
     return Tokenizer.from_dir(Path(name)), load_config(Path(name)).vision.num_queries
-
-
-def _train(args: argparse.Namespace) -> None:
-    from qvl.train.trainer import run_recipe
-
-    stage_dir = run_recipe(args.recipe, args.set, args.out, _device(args.device))
-    print(f"checkpoint: {stage_dir / 'checkpoint'}")
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from qvl.evaluate.runner import evaluate
-    from qvl.evaluate.scoring import summary_lines
-    from qvl.generate.chat import load
-
-    loaded = load(args.model, device=_device(args.device))
-    scores = evaluate(loaded.model, loaded.tokenizer, args.data, args.out, limit=args.limit)
-    print("\n".join(summary_lines(scores)))
-
-
-def _report(args: argparse.Namespace) -> None:
-    from qvl.evaluate.report import write_report
-
-    print(write_report(args.run_dir, args.data or [args.run_dir / "world" / "test"]))
-
-
-def _chat(args: argparse.Namespace) -> None:
-    from qvl.generate.chat import load
-    from qvl.generate.sampling import SamplingConfig
-    from qvl.generate.terminal import ask_once, converse
-
-    loaded = load(args.model or _default_model(), device=_device(args.device))
-    chat = loaded.chat(system=args.system, sampling=SamplingConfig(args.temperature))
-    if args.ask is not None:
-        ask_once(chat, args.ask, args.image, args.save)
-    else:
-        converse(chat, args.image, args.save)
-
-
-def _default_model() -> Path:
-    """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
-    from importlib import resources
-
-    found = sorted(Path("runs").glob("*/sft/checkpoint/config.json"), key=lambda path: path.stat().st_mtime)
-    if found:
-        return found[-1].parent
-    shipped = Path(str(resources.files("qvl.assets") / "tiny"))
-    if (shipped / "config.json").exists():
-        return shipped
-    raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
-
-
-def _device(name: str) -> str:
-    """The device's name if tensors can live there."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
-    return name
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from qvl.checkpoint.convert import convert_bin
-
-    for path in convert_bin(args.model, args.out):
-        print(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

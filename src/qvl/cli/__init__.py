@@ -1,0 +1,176 @@
+"""`qvl VERB`: flags -> one call. Imports stand inside functions, so that --help is quick."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qvl.cli.data import add_data_tools
+from qvl.cli.verb import add_verb
+from qvl.errors import QvlError, UsageError
+
+TINY_RECIPES = Path("recipes/tiny")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, an error's own (see qvl.errors), 130 after Ctrl-C, 143 after SIGTERM."""
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that half-written files go
+    run: Callable[[argparse.Namespace], None] = args.run
+    try:
+        run(args)
+    except QvlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or error}: {error.strerror}", file=sys.stderr)
+        return QvlError.exit_code
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every verb and flag."""
+    parser = argparse.ArgumentParser(prog="qvl", description="Qwen-VL, end to end: data, training, evaluation, chat.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    demo = add_verb(verbs, "demo", _demo, "the whole recipe at laptop size: data, stages, evaluation, report")
+    demo.add_argument("--recipes", type=Path, default=TINY_RECIPES, help="folder with world.toml and the stages")
+    demo.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    demo.add_argument("--device", default="cpu")
+
+    world = add_verb(verbs, "world", _world, "write samples of the tiny world: train and held-out test")
+    world.add_argument("--out", type=Path, required=True)
+    world.add_argument("--seed", type=int, default=7)
+    world.add_argument("--train", type=int, default=24000, help="samples (24000)")
+    world.add_argument("--test", type=int, default=1600, help="held-out samples (1600)")
+    world.add_argument("--dense", type=int, help="also N pictures with labels for each patch", metavar="N")
+    world.add_argument("--photos", default="", help="folder of photographs for backgrounds (the system's own)")
+    world.add_argument("--workers", type=int, help="processes (one per core)")
+
+    add_data_tools(verbs)
+
+    train = add_verb(verbs, "train", _train, "train one stage; starts again where a killed run was")
+    train.add_argument("recipe", type=Path)
+    train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--device", default="cpu")
+
+    evaluate = add_verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
+    evaluate.add_argument("model", type=Path, help="checkpoint folder")
+    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
+    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
+    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
+    evaluate.add_argument("--device", default="cpu")
+
+    report = add_verb(verbs, "report", _report, "one self-contained HTML page about a run")
+    report.add_argument("run_dir", type=Path)
+    report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
+
+    chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
+    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
+    chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
+    chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
+    chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
+    chat.add_argument("--temperature", type=float, default=0.0)
+    chat.add_argument("--system", help="the system text")
+    chat.add_argument("--device", default="cpu")
+
+    weights = add_verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
+    weights.add_argument("model", type=Path)
+    weights.add_argument("out", type=Path)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from qvl.demo import run_demo
+
+    run_demo(args.recipes, args.out, _device(args.device))
+
+
+def _world(args: argparse.Namespace) -> None:
+    from qvl.data.world.build import WorldConfig, write_dense, write_world
+    from qvl.model.config import PRESETS
+
+    if args.dense is not None and args.dense < 1:
+        raise UsageError(f"--dense {args.dense}: at least 1 picture, or leave it out")
+    config = WorldConfig(args.seed, args.train, args.test, args.photos)
+    for split, counts in write_world(args.out, config, args.workers).items():
+        tasks = ", ".join(f"{task} {count}" for task, count in counts.most_common())
+        print(f"{args.out / split}: {counts.total()} samples ({tasks})")
+    if args.dense is not None:
+        grid = PRESETS["tiny"].vision.grid
+        write_dense(args.out / "dense", args.seed, args.dense, grid, args.workers, args.photos)
+        print(f"{args.out / 'dense'}: {args.dense} pictures with labels for each patch")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from qvl.train.trainer import run_recipe
+
+    stage_dir = run_recipe(args.recipe, args.set, args.out, _device(args.device))
+    print(f"checkpoint: {stage_dir / 'checkpoint'}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from qvl.evaluate.runner import evaluate
+    from qvl.evaluate.scoring import summary_lines
+    from qvl.generate.chat import load
+
+    loaded = load(args.model, device=_device(args.device))
+    scores = evaluate(loaded.model, loaded.tokenizer, args.data, args.out, limit=args.limit)
+    print("\n".join(summary_lines(scores)))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from qvl.evaluate.report import write_report
+
+    print(write_report(args.run_dir, args.data or [args.run_dir / "world" / "test"]))
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from qvl.generate.chat import load
+    from qvl.generate.sampling import SamplingConfig
+    from qvl.generate.terminal import ask_once, converse
+
+    loaded = load(args.model or _default_model(), device=_device(args.device))
+    chat = loaded.chat(system=args.system, sampling=SamplingConfig(args.temperature))
+    if args.ask is not None:
+        ask_once(chat, args.ask, args.image, args.save)
+    else:
+        converse(chat, args.image, args.save)
+
+
+def _default_model() -> Path:
+    """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
+    from importlib import resources
+
+    found = sorted(Path("runs").glob("*/sft/checkpoint/config.json"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return found[-1].parent
+    shipped = Path(str(resources.files("qvl.assets") / "tiny"))
+    if (shipped / "config.json").exists():
+        return shipped
+    raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
+
+
+def _device(name: str) -> str:
+    """The device's name if tensors can live there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
+    return name
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from qvl.checkpoint.convert import convert_bin
+
+    for path in convert_bin(args.model, args.out):
+        print(path)

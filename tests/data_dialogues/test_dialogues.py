@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -246,6 +247,27 @@ def test_a_server_that_goes_away_costs_nothing_twice(split: Path, tmp_path: Path
     assert report.kinds == whole.kinds
     for name in ("dialogues-00000.parquet", "replies.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_replies_are_written_down_while_others_are_awaited(split: Path, tmp_path: Path, serve: Serve) -> None:
+    path, found = tmp_path / "out" / "replies.jsonl", []
+
+    def answer(notes: str, number: int) -> str:
+        if ", 1\n" in notes:  # slow, until another's reply is on the disk
+            found.extend(until(lambda: path.exists() and path.read_text(encoding="utf-8")))
+        return reply_to(notes, number)
+
+    build_dialogues([split], tmp_path / "out", server=Server(serve(answer).url, "m", concurrency=4))
+    assert found
+
+
+def until(condition: Callable[[], object]) -> list[object]:
+    """What the condition gave as soon as it was something, within five seconds."""
+    for _ in range(100):
+        if value := condition():
+            return [value]
+        time.sleep(0.05)
+    return []
 
 
 def test_what_came_back_before_the_end_is_kept(split: Path, tmp_path: Path, serve: Serve) -> None:

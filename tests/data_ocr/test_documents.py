@@ -301,9 +301,9 @@ def test_names_of_documents_can_be_printed_and_tell_them_apart(folder: Path, tmp
     (tmp_path / "c" / "page.pdf").write_bytes((folder / "page.pdf").read_bytes())
     inputs = [tmp_path / name for name in ("a/x.pdf", "b", "a/in/x.pdf", "c")]
     report = build_ocr(inputs, tmp_path / "out", mode="crop")
-    names = ["a/x.pdf", "b/in/x.pdf", "b/x.pdf", "a/in/x.pdf", "\\xd6\\xd0.pdf"]
+    names = ["a/x.pdf", "b/in/x.pdf", "b/x.pdf", "a/in/x.pdf", "\\udcd6\\udcd0.pdf"]
     assert [failure.split(":")[0] for failure in report.failures] == names
-    assert "\\xd6\\xd0.pdf: corrupt" in (tmp_path / "out" / "funnel.json").read_text().replace("\\\\", "\\")
+    assert "\\udcd6\\udcd0.pdf: corrupt" in (tmp_path / "out" / "funnel.json").read_text().replace("\\\\", "\\")
     assert {sample.provenance["source"] for sample in read_split(tmp_path / "out")} == {"page.pdf"}
 
 

@@ -213,6 +213,7 @@ def test_visual_genome_regions(tmp_path: Path, photos: Path) -> None:
     ]
     assert asked(samples[1])[0] == ("<ref>This</ref><box>(100,100),(600,600)</box> is", "A sleek horse")
     assert dict(report.left_out) == {"empty phrase": 1, "box has no area inside the image": 2}
+    assert report.statistics == {"boxes cut at the picture's edge": 2}  # the sky's, asked for and described
 
 
 def refcoco_files(folder: Path, protocol: int) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from qvl.data.raw import printable
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -20,13 +22,3 @@ class Damage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", printable(self.key))
         object.__setattr__(self, "detail", printable(self.detail))
-
-
-def encodable(text: str) -> bool:
-    """Whether it is Unicode text: unpaired surrogates, which JSON can spell, are not."""
-    return text.isascii() or printable(text) == text
-
-
-def printable(name: str) -> str:
-    """A name that fits any report: file names that are not UTF-8, and unpaired surrogates, become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qvl import images
-from qvl.data.damage import encodable
+from qvl.data.raw import encodable
 from qvl.data.sample import LANGUAGES, ROLES, SCHEMA, TASKS, Sample, Turn, from_row, shard_paths
 from qvl.errors import DataError, ImageError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Text, stray_tag
@@ -85,7 +85,7 @@ def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max
     """
     report = LintReport()
     known: set[str] = set()
-    boxes = within = 0  # on small pictures, and of them those that end within its pixels
+    boxes, in_pixels = 0, True  # on small pictures; whether all so far end within their picture's pixels
     for path in shard_paths(directory):
         for row, item in enumerate(_rows(path)):
             where = f"{path.name} row {row}"
@@ -101,9 +101,10 @@ def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max
                 problems.append(f"duplicate id: {item.id!r} occurs before")
             known.add(item.id)
             report.add(f"{where} ({item.id})", problems)
-            fits = list(_ends_within(item)) if not problems else []
-            boxes, within = boxes + len(fits), within + sum(fits)
-    if boxes >= ENOUGH and within == boxes:
+            if in_pixels and not problems:
+                fits = list(_ends_within(item))
+                in_pixels, boxes = all(fits), boxes + len(fits)
+    if in_pixels and boxes >= ENOUGH:
         report.add(str(directory), [f"boxes in pixels: all {boxes} on small pictures end within the picture's pixels"])
     return report
 

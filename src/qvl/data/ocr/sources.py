@@ -1,14 +1,13 @@
 """What the user names -> the documents to read, and their pages."""
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from qvl.data.ocr.html import Browser, HtmlSettings, is_url
 from qvl.data.ocr.page import Page
 from qvl.data.ocr.pdf import import_pdfium, read_pdf
+from qvl.data.raw import told_apart
 from qvl.errors import DataError, UsageError
 
 PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
@@ -38,23 +37,8 @@ def find_sources(inputs: Sequence[str | Path], suffixes: Sequence[str]) -> list[
                 raise UsageError(f"{path}: not a file that is read here; give {wanted} or a folder of them")
     if not found:
         raise UsageError(f"{', '.join(map(str, inputs)) or 'no input'}: no {wanted} file found")
-    names = _told_apart({key: name for key, (_, name) in found.items()})
-    return [(source, _printable(names[key])) for key, (source, _) in found.items()]
-
-
-def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
-    """The name of each path; two that have one name get as many of the folders above them as it takes."""
-    out = dict(names)
-    while doubled := {name for name, count in Counter(out.values()).items() if count > 1}:
-        for key, name in out.items():
-            if name in doubled:
-                out[key] = str(Path(*Path(key).parts[-len(Path(name).parts) - 1 :]))
-    return out
-
-
-def _printable(name: str) -> str:
-    """Names of files are bytes, and need not be UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    names = told_apart({Path(key): name for key, (_, name) in found.items()})
+    return [(source, names[Path(key)]) for key, (source, _) in found.items()]
 
 
 class Reader:

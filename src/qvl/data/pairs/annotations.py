@@ -5,7 +5,6 @@ are looked for at any depth of a folder by the number of the row, counted from 0
 downloaders name them; SBU's also by the last part of the address, as torchvision's SBU does.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import Any
 from qvl import images
 from qvl.data.damage import Damage
 from qvl.data.pairs.unit import RawPair, Unit
+from qvl.data.raw import parse_json
 from qvl.data.splits import OTHER_SPLIT, names_other_split
 from qvl.errors import DataError, UsageError
 
@@ -61,14 +61,14 @@ def read_annotations(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
 def _annotated(path: Path, changed: int) -> list[Annotated | Damage]:
     """All rows of a JSON file; kept, as many units read it. `changed`: when the file last did."""
     try:
-        match json.loads(path.read_bytes()):
+        match parse_json(path.read_bytes()):
             case {"images": [*pictures], "annotations": [*captions]}:
                 return _coco(pictures, captions)
             case {"images": [{"sentences": _}, *_] as pictures}:
                 return [_karpathy(picture) for picture in pictures]
             case {"image_urls": [*addresses], "captions": [*captions]} if len(addresses) == len(captions):
                 return [_numbered(row, *both) for row, both in enumerate(zip(addresses, captions, strict=True))]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not of the form of COCO's or Karpathy's captions: {error!r}") from error
     raise DataError(
         f"{path}: none of images (id, file_name) and annotations (image_id, caption), images (filename, split, "
@@ -123,8 +123,8 @@ def _of_another_row(picture: Path, address: str) -> bool:
     """Whether img2dataset's metadata beside a picture name another address: its file names are the numbers of the rows
     only where its shards hold a power of ten."""
     try:
-        found = json.loads(picture.with_suffix(".json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(picture.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("url") not in (None, address)
 

@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qvl import images
-from qvl.data.damage import Damage, encodable, printable
+from qvl.data.damage import Damage
 from qvl.data.language import language_of
 from qvl.data.pairs.clip import clip_scores
 from qvl.data.pairs.readers import read_unit
 from qvl.data.pairs.rules import PAIR_SCHEMA, ClipScore, DropRule, Rule
 from qvl.data.pairs.sources import SourceSettings
 from qvl.data.pairs.unit import RawPair, Unit
+from qvl.data.raw import encodable, printable
 from qvl.data.sample import Sample, Turn, write_shard
 from qvl.errors import ImageError, UsageError
 from qvl.files import replacing, write_text

@@ -4,7 +4,6 @@ Whatever can't be read comes out as a Damage in its place, never as an exception
 is counted, and the rest goes on.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from qvl.data.damage import Damage
 from qvl.data.pairs.annotations import SBU_ADDRESSES, annotation_units, read_annotations, read_table, table_units
 from qvl.data.pairs.archive import Member, read_members
 from qvl.data.pairs.unit import RawPair, Unit
+from qvl.data.raw import parse_json
 from qvl.errors import UsageError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -157,7 +157,7 @@ def _sidecars(key: str, metadata: bytes | None, caption: bytes | None) -> dict[s
     fields: dict[str, Any] = {}
     if metadata is not None:
         try:
-            fields = _json(metadata)
+            fields = parse_json(metadata)
         except ValueError as error:
             return Damage("metadata is not JSON", key, str(error))
         if not isinstance(fields, dict):
@@ -168,14 +168,6 @@ def _sidecars(key: str, metadata: bytes | None, caption: bytes | None) -> dict[s
         except UnicodeDecodeError as error:
             return Damage("caption is not UTF-8", key, str(error))
     return fields
-
-
-def _json(data: bytes) -> Any:
-    """ValueError where it is not JSON, or nested so deeply that no reader follows."""
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def _read_parquet(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
@@ -213,7 +205,7 @@ def _read_lines(unit: Unit, root: Path) -> Iterator[RawPair | Damage]:
             if not line.strip():
                 continue
             try:
-                fields = _json(line)
+                fields = parse_json(line)
             except ValueError as error:
                 yield Damage("line is not JSON", key, str(error))
                 continue

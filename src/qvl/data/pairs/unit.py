@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvl.data.damage import printable
+from qvl.data.raw import printable
 
 
 @dataclass(frozen=True)

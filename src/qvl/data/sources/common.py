@@ -1,6 +1,5 @@
 """What every reader gives: exchanges about an image, its boxes still in the measure of its data set."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl.data.damage import Damage
+from qvl.data.raw import parse_json, told_apart
 from qvl.data.splits import OTHER_SPLIT
 from qvl.errors import DataError, ImageError
 from qvl.text.markup import Box, Content, box_from_pixels
@@ -16,15 +16,37 @@ Exchange = tuple[Content, Content]  # prefix, answer
 NOT_UTF8 = "text is not Unicode"
 
 
+@dataclass
+class Frame:
+    """A picture's size in pixels, and how many boxes reached over its edge."""
+
+    width: int
+    height: int
+    clipped: int = 0
+
+    def box(self, corners: tuple[float, float, float, float]) -> Box:
+        """(x1, y1, x2, y2) in pixels -> Box, what lies outside of the image cut off and counted. DataError where
+        nothing is left."""
+        x1, y1, x2, y2 = corners
+        inside = (max(0.0, x1), max(0.0, y1), min(float(self.width), x2), min(float(self.height), y2))
+        if inside[2] <= inside[0] or inside[3] <= inside[1]:
+            raise DataError("box has no area inside the image")
+        box = box_from_pixels(inside, self.width, self.height)
+        if box.x1 == box.x2 or box.y1 == box.y2:
+            raise DataError("box is thinner than a thousandth of the image")
+        self.clipped += inside != corners
+        return box
+
+
 @dataclass(frozen=True)
 class Annotation:
-    """One exchange about one image. `exchange` makes it once the image's (width, height) in pixels are known;
-    a DataError from it drops this annotation and names why."""
+    """One exchange about one image. `exchange` makes it once the image's size is known; a DataError from it drops this
+    annotation and names why."""
 
     key: str
     task: str
     image: Path | bytes = field(repr=False)
-    exchange: Callable[[int, int], Exchange] = field(repr=False)
+    exchange: Callable[[Frame], Exchange] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -37,9 +59,9 @@ class Statistics:
 Annotations = Iterator[Annotation | Statistics | Damage]
 
 
-def fixed(prefix: Content, answer: Content) -> Callable[[int, int], Exchange]:
+def fixed(prefix: Content, answer: Content) -> Callable[[Frame], Exchange]:
     """An exchange that does not depend on the image's size."""
-    return lambda width, height: (prefix, answer)
+    return lambda frame: (prefix, answer)
 
 
 def other_split(key: str, split: object, picture: Path, rows: int = 1) -> Damage:
@@ -50,7 +72,7 @@ def other_split(key: str, split: object, picture: Path, rows: int = 1) -> Damage
 def read_json(path: Path) -> Any:
     """A whole JSON file. DataError names a file that is missing or not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; give the data set's own annotation file") from error
     except ValueError as error:
@@ -66,9 +88,9 @@ def read_picture(path: Path) -> bytes:
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """What samples call their file: its name, and its path where several have that name."""
-    count = Counter(path.name for path in files)
-    return [path.name if count[path.name] == 1 else path.as_posix() for path in files]
+    """What samples call their file: its name, with folders where several have that name."""
+    names = told_apart({path.resolve(): path.name for path in files})
+    return [names[path.resolve()] for path in files]
 
 
 def of_form(path: Path, form: str) -> DataError:
@@ -81,16 +103,3 @@ def rows_of(path: Path, rows: Any, form: str) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise of_form(path, form)
     return rows
-
-
-def clipped_box(corners: tuple[float, float, float, float], width: int, height: int) -> Box:
-    """(x1, y1, x2, y2) in pixels -> Box, what lies outside of the image cut off. DataError where nothing is left."""
-    x1, y1, x2, y2 = corners
-    x1, x2 = max(0.0, x1), min(float(width), x2)
-    y1, y2 = max(0.0, y1), min(float(height), y2)
-    if x2 <= x1 or y2 <= y1:
-        raise DataError("box has no area inside the image")
-    box = box_from_pixels((x1, y1, x2, y2), width, height)
-    if box.x1 == box.x2 or box.y1 == box.y2:
-        raise DataError("box is thinner than a thousandth of the image")
-    return box

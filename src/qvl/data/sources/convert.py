@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from qvl import images
-from qvl.data.damage import Damage, encodable, printable
+from qvl.data.damage import Damage
 from qvl.data.held_out import NEAR_EVALUATION, HeldOut, read_held_out
 from qvl.data.language import language_of
 from qvl.data.likeness import DISTANCE
+from qvl.data.raw import encodable, printable
 from qvl.data.sample import Sample, Turn, replacing_split, write_split
 from qvl.data.sources import dialogues, grounding, vqa
-from qvl.data.sources.common import NOT_UTF8, Annotation, Exchange, Statistics, read_picture
+from qvl.data.sources.common import NOT_UTF8, Annotation, Exchange, Frame, Statistics, read_picture
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.files import write_text
 from qvl.text.markup import Image, Ref, Text, plain_text
@@ -25,6 +26,7 @@ REPORT_NAME = "convert.json"
 LEFT_OUT_NAME = "left_out.jsonl"
 OTHER_SPLITS_NAME = "other_splits.txt"  # pictures of rows that are not for training; --against reads it
 EXCHANGES = 8
+CLIPPED = "boxes cut at the picture's edge"
 SINGLE = frozenset({"caption", "grounded_caption"})  # one answer says all there is to say about a picture
 Item = Annotation | Sample | Statistics | Damage
 Reader = Callable[[Sequence[Path], Path], Iterator[Item]]
@@ -191,7 +193,9 @@ def _samples(
         if known.like:
             left_out += [_near_evaluation(a.key, known.like) for a in annotations]
             continue
-        made = list(_exchanges(annotations, known.size, left_out))
+        frame = Frame(*known.size)
+        made = list(_exchanges(annotations, frame, left_out))
+        report.statistics.update({CLIPPED: frame.clipped} if frame.clipped else {})
         report.rows_used += len(made)
         step = 1 if task in SINGLE else exchanges
         for start in range(0, len(made), step):
@@ -217,12 +221,10 @@ def _read_image(source: Path | bytes, held_out: HeldOut) -> _Picture:
     return _Picture(source, encoded, images.probe(encoded), held_out.find(encoded))
 
 
-def _exchanges(
-    annotations: list[Annotation], size: tuple[int, int], left_out: list[Damage]
-) -> Iterator[tuple[str, Exchange]]:
+def _exchanges(annotations: list[Annotation], frame: Frame, left_out: list[Damage]) -> Iterator[tuple[str, Exchange]]:
     for annotation in annotations:
         try:
-            prefix, answer = annotation.exchange(*size)
+            prefix, answer = annotation.exchange(frame)
         except DataError as error:
             left_out.append(Damage(str(error), annotation.key))
             continue

@@ -3,15 +3,15 @@
 import base64
 import binascii
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qvl import images
-from qvl.data.damage import Damage, encodable, printable
+from qvl.data.damage import Damage
 from qvl.data.language import language_of
+from qvl.data.raw import encodable, parse_json, printable
 from qvl.data.sample import Sample, Turn
 from qvl.data.sources.common import NOT_UTF8, names_of, of_form, read_json, read_picture
 from qvl.data.sources.objects import fill_marks
@@ -295,7 +295,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, parse_json(line)
                 except ValueError as error:
                     raise DataError(f"{path} line {number}: not JSON ({error})") from error
 

@@ -12,8 +12,8 @@ from qvl.data.sources.common import (
     Annotation,
     Annotations,
     Exchange,
+    Frame,
     Statistics,
-    clipped_box,
     of_form,
     other_split,
     read_json,
@@ -62,14 +62,14 @@ def _grit_pair(key: str, image: Path | bytes, fields: dict[str, Any]) -> Annotat
         yield Annotation(f"{key}[{phrase.start}:{phrase.end}]", task, image, _phrase_boxes(prefix, phrase.boxes))
 
 
-def _grounded_caption(caption: str, phrases: Sequence[Phrase]) -> Callable[[int, int], Exchange]:
-    def exchange(width: int, height: int) -> Exchange:
+def _grounded_caption(caption: str, phrases: Sequence[Phrase]) -> Callable[[Frame], Exchange]:
+    def exchange(frame: Frame) -> Exchange:
         segments: list[Segment] = []
         place = 0
         for phrase in phrases:
             if phrase.start > place:
                 segments.append(Text(caption[place : phrase.start]))
-            segments += [Ref(caption[phrase.start : phrase.end]), *_boxes(phrase.boxes, width, height)]
+            segments += [Ref(caption[phrase.start : phrase.end]), *_boxes(phrase.boxes, frame)]
             place = phrase.end
         if place < len(caption):
             segments.append(Text(caption[place:]))
@@ -78,14 +78,13 @@ def _grounded_caption(caption: str, phrases: Sequence[Phrase]) -> Callable[[int,
     return exchange
 
 
-def _phrase_boxes(prefix: Content, boxes: tuple[Corners, ...]) -> Callable[[int, int], Exchange]:
-    return lambda width, height: (prefix, _boxes(boxes, width, height))
+def _phrase_boxes(prefix: Content, boxes: tuple[Corners, ...]) -> Callable[[Frame], Exchange]:
+    return lambda frame: (prefix, _boxes(boxes, frame))
 
 
-def _boxes(boxes: tuple[Corners, ...], width: int, height: int) -> Content:
-    return tuple(
-        clipped_box((x1 * width, y1 * height, x2 * width, y2 * height), width, height) for x1, y1, x2, y2 in boxes
-    )
+def _boxes(boxes: tuple[Corners, ...], frame: Frame) -> Content:
+    width, height = frame.width, frame.height
+    return tuple(frame.box((x1 * width, y1 * height, x2 * width, y2 * height)) for x1, y1, x2, y2 in boxes)
 
 
 def read_visual_genome(files: Sequence[Path], images_dir: Path) -> Annotations:
@@ -118,12 +117,12 @@ def _vg_region(entry: dict[str, Any], region: dict[str, Any]) -> Region | Damage
     return key, region.get("image_id", entry.get("id")), phrase.strip(), (x, y, x + width, y + height)
 
 
-def _found(phrase: str, corners: Corners) -> Callable[[int, int], Exchange]:
-    return lambda width, height: (referring_prefix(phrase), (clipped_box(corners, width, height),))
+def _found(phrase: str, corners: Corners) -> Callable[[Frame], Exchange]:
+    return lambda frame: (referring_prefix(phrase), (frame.box(corners),))
 
 
-def _described(phrase: str, corners: Corners) -> Callable[[int, int], Exchange]:
-    return lambda width, height: (region_prefix(clipped_box(corners, width, height)), (Text(phrase),))
+def _described(phrase: str, corners: Corners) -> Callable[[Frame], Exchange]:
+    return lambda frame: (region_prefix(frame.box(corners)), (Text(phrase),))
 
 
 def read_refcoco(files: Sequence[Path], images_dir: Path) -> Annotations:

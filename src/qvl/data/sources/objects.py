@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import chain, repeat
 from typing import Any
 
-from qvl.data.sources.common import clipped_box
+from qvl.data.sources.common import Frame
 from qvl.errors import DataError
 from qvl.text.markup import Box, Ref, to_string
 
@@ -65,4 +65,4 @@ def _box(corners: Any, size: tuple[int, int]) -> Box:
     if len(corners) != 4:
         raise DataError("a bbox in `objects` is not x, y, x, y: points can't be told in Qwen-VL's tags")
     x1, y1, x2, y2 = corners
-    return clipped_box((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), *size)
+    return Frame(*size).box((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))

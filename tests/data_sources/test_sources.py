@@ -469,7 +469,7 @@ def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Pa
     picture(photos, "1.jpg")
     PILImage.new("RGB", (1000, 500), (9, 90, 9)).save(photos / "2.png")
     both = {"ref": ["a dog", "a woman"], "bbox": [[20, 10, 100.0, 50], [250, 125, 500, 250]], "image_id": [0, 1]}
-    turned = {"ref": ["sheep"], "bbox": [[0.5, 0.6, 0.1, 0.2], [0.0, 0.0, 1.0, 1.0]], "bbox_type": "norm1"}
+    turned = {"ref": ["sheep"], "bbox": [[0.5, 0.6, 0.1, 0.2], [0.0, 0.0, 1.2, 1.0]], "bbox_type": "norm1"}
     find = ("<image>Find the <ref-object> in the image", "<bbox>")
     rows = [
         swift("<image><image>Describe.", "<ref-object><bbox> and <ref-object><bbox>", both, ["1.jpg", "2.png"]),
@@ -493,6 +493,7 @@ def test_objects_of_ms_swift_become_phrases_and_boxes(tmp_path: Path, photos: Pa
         "Find the <ref>sheep</ref> in the image",
         "<box>(100,200),(500,600)</box><box>(0,0),(999,999)</box>",
     ]
+    assert report.statistics == {"boxes cut at the picture's edge": 1}
     assert dict(report.left_out) == {
         "more <bbox> marks than `objects` has": 1,
         "more <ref-object> marks than `objects` has": 1,

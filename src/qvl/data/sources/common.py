@@ -14,6 +14,7 @@ from qvl.text.markup import Box, Content, box_from_pixels
 
 Exchange = tuple[Content, Content]  # prefix, answer
 NOT_UTF8 = "text is not Unicode"
+CLIPPED = "boxes cut at the picture's edge"  # in a report's statistics
 
 
 @dataclass

@@ -17,7 +17,7 @@ from qvl.data.likeness import DISTANCE
 from qvl.data.raw import encodable, printable
 from qvl.data.sample import Sample, Turn, replacing_split, write_split
 from qvl.data.sources import dialogues, grounding, vqa
-from qvl.data.sources.common import NOT_UTF8, Annotation, Exchange, Frame, Statistics, read_picture
+from qvl.data.sources.common import CLIPPED, NOT_UTF8, Annotation, Exchange, Frame, Statistics, read_picture
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.files import write_text
 from qvl.text.markup import Image, Ref, Text, plain_text
@@ -26,7 +26,6 @@ REPORT_NAME = "convert.json"
 LEFT_OUT_NAME = "left_out.jsonl"
 OTHER_SPLITS_NAME = "other_splits.txt"  # pictures of rows that are not for training; --against reads it
 EXCHANGES = 8
-CLIPPED = "boxes cut at the picture's edge"
 SINGLE = frozenset({"caption", "grounded_caption"})  # one answer says all there is to say about a picture
 Item = Annotation | Sample | Statistics | Damage
 Reader = Callable[[Sequence[Path], Path], Iterator[Item]]

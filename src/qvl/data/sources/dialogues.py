@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from qvl.data.damage import Damage
 from qvl.data.language import language_of
 from qvl.data.raw import encodable, parse_json, printable
 from qvl.data.sample import Sample, Turn
-from qvl.data.sources.common import NOT_UTF8, names_of, of_form, read_json, read_picture
+from qvl.data.sources.common import CLIPPED, NOT_UTF8, Statistics, names_of, of_form, read_json, read_picture
 from qvl.data.sources.objects import fill_marks
 from qvl.errors import DataError, ImageError, TextError
 from qvl.text.markup import Box, Content, Image, Quad, Ref, Segment, Text, parse_markup, plain_text, stray_tag
@@ -87,7 +88,7 @@ def read_llava(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Dam
         yield from _marked("llava", path.name, key, row.get("conversations"), ("from", "value"), named, images_dir)
 
 
-def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:
+def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Statistics | Damage]:
     """ShareGPT's and OpenAI's: rows of messages (role, content) and images; content is a text with <image> in it,
     or parts of type text and image_url (a data URI or a path). ms-swift's have `objects` for marks in the texts."""
     for path, file_name in zip(files, names_of(files), strict=True):
@@ -96,15 +97,19 @@ def read_messages(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | 
             messages, named = row.get("messages", row.get("conversations")), list(row.get("images") or [])
             if row.get("objects") is not None:
                 try:
-                    messages = _with_objects(messages, names[1], row["objects"], named, images_dir)
+                    messages, clipped = _with_objects(messages, names[1], row["objects"], named, images_dir)
                 except DataError as error:
                     yield _damage(error, key)
                     continue
+                if clipped:
+                    yield Statistics(Counter({CLIPPED: clipped}))
             yield from _marked("messages", file_name, key, messages, names, named, images_dir)
 
 
-def _with_objects(messages: Any, name: str, objects: Any, named: list[Any], images_dir: Path) -> list[dict[str, Any]]:
-    """The messages with phrases and boxes in place of their marks."""
+def _with_objects(
+    messages: Any, name: str, objects: Any, named: list[Any], images_dir: Path
+) -> tuple[list[dict[str, Any]], int]:
+    """The messages with phrases and boxes in place of their marks; how many boxes were cut."""
 
     def size_of(index: int) -> tuple[int, int]:
         if not 0 <= index < len(named):
@@ -115,8 +120,8 @@ def _with_objects(messages: Any, name: str, objects: Any, named: list[Any], imag
         isinstance(m, dict) and isinstance(m.get(name), str) for m in messages
     ):
         raise DataError("messages with `objects` are not texts")
-    texts = fill_marks([message[name] for message in messages], objects, size_of)
-    return [{**message, name: text} for message, text in zip(messages, texts, strict=True)]
+    texts, clipped = fill_marks([message[name] for message in messages], objects, size_of)
+    return [{**message, name: text} for message, text in zip(messages, texts, strict=True)], clipped
 
 
 def _marked(

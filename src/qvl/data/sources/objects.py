@@ -18,8 +18,8 @@ MARKS = {"<ref-object>": "ref", "<bbox>": "bbox"}
 _MARK = re.compile("|".join(MARKS))
 
 
-def fill_marks(texts: list[str], objects: Any, size_of: Callable[[int], tuple[int, int]]) -> list[str]:
-    """The texts of a dialogue with every mark replaced by its tags, boxes in [0, 1000).
+def fill_marks(texts: list[str], objects: Any, size_of: Callable[[int], tuple[int, int]]) -> tuple[list[str], int]:
+    """The texts of a dialogue with every mark replaced by its tags, boxes in [0, 1000); how many boxes were cut.
 
     size_of: index of an image -> its (width, height) in pixels. DataError for objects that don't fit their marks.
     """
@@ -30,25 +30,22 @@ def fill_marks(texts: list[str], objects: Any, size_of: Callable[[int], tuple[in
     image_ids = objects.get("image_id") or []
     if not isinstance(image_ids, list) or not all(isinstance(index, int) for index in image_ids):
         raise DataError("image_id in `objects` is not a list of whole numbers")
-    left = {
-        "ref": iter([to_string((Ref(phrase),)) for phrase in phrases]),
-        "bbox": iter(
-            [
-                to_string((_box(corners, (1, 1) if kind == "norm1" else size_of(image)),))
-                for corners, image in zip(boxes, chain(image_ids, repeat(0)), strict=False)
-            ]
-        ),
-    }
+    found, clipped = [], 0
+    for corners, image in zip(boxes, chain(image_ids, repeat(0)), strict=False):
+        frame = Frame(1, 1) if kind == "norm1" else Frame(*size_of(image))
+        found.append(to_string((_box(corners, frame),)))
+        clipped += frame.clipped
+    left = {"ref": iter([to_string((Ref(phrase),)) for phrase in phrases]), "bbox": iter(found)}
 
     def tags(mark: re.Match[str]) -> str:
-        if (found := next(left[MARKS[mark[0]]], None)) is None:
+        if (tag := next(left[MARKS[mark[0]]], None)) is None:
             raise DataError(f"more {mark[0]} marks than `objects` has")
-        return found
+        return tag
 
     filled = [_MARK.sub(tags, text) for text in texts]
     if rest := [mark for mark, name in MARKS.items() if next(left[name], None) is not None]:
         raise DataError(f"`objects` has more than the {rest[0]} marks")
-    return filled
+    return filled, clipped
 
 
 def _lists(objects: Any) -> tuple[list[str], list[Any]]:
@@ -58,11 +55,11 @@ def _lists(objects: Any) -> tuple[list[str], list[Any]]:
     return phrases, boxes
 
 
-def _box(corners: Any, size: tuple[int, int]) -> Box:
+def _box(corners: Any, frame: Frame) -> Box:
     """Any two opposite corners."""
     if not isinstance(corners, list) or not all(isinstance(n, int | float) for n in corners):
         raise DataError("a bbox in `objects` is not a list of numbers")
     if len(corners) != 4:
         raise DataError("a bbox in `objects` is not x, y, x, y: points can't be told in Qwen-VL's tags")
     x1, y1, x2, y2 = corners
-    return Frame(*size).box((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+    return frame.box((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from qvl.checkpoint import save_model
@@ -16,6 +17,9 @@ from qvl.evaluate.scoring import TASKS
 from qvl.model.config import PRESETS
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # other tests run beside: a time limit fails by chance
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def page_of(boxes: list[tuple[int, int, int, int]]) -> Page:
 boxes = st.tuples(st.integers(0, 300), st.integers(0, 380), st.integers(5, 100), st.integers(5, 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(boxes, min_size=1, max_size=25), st.integers(120, 400))
 def test_lines_are_in_one_part_or_named_as_lost(places: list[tuple[int, int, int, int]], length: int) -> None:
     """Wherever lines stand, over each other too; parts never overlap and hold their lines whole."""

@@ -99,7 +99,7 @@ atoms = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(atoms, max_size=30))
 def test_every_atom_is_in_one_line_and_every_line_is_read_once(given_atoms: list[Atom]) -> None:
     lines = join_rows(merge(given_atoms))

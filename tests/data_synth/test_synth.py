@@ -37,7 +37,7 @@ def polygon(quad: np.ndarray, size: tuple[int, int], grow: float) -> np.ndarray:
     return inside
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), bent=st.booleans())
 def test_a_quad_holds_its_rectangle_after_the_warp_and_hugs_it(seed: int, bent: bool) -> None:
     rng = random.Random(seed)

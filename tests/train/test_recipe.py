@@ -42,12 +42,42 @@ def test_override_reaches_nested_keys_with_their_type() -> None:
         ("optim.grad_clip=0", "optim.grad_clip = 0.0: expected more than 0"),
         ("optim.eps=-1", "optim.eps = -1.0: expected more than 0"),
         ("optim.betas=[0.9, 1]", "expected in [0, 1)"),
+        ("optim.skip_above=1", "optim.skip_above = 1.0: expected more than 1"),
+        ("image_size=0", "image_size = 0: expected at least 1"),
+        ("precision='fp8'", "precision = 'fp8': expected one of bf16, float32"),
+        ("parallel.shard='weights'", "one of optimizer, gradients, parameters"),
+        ("parallel.tensor=0", "parallel.tensor = 0: expected at least 1"),
     ],
 )
 def test_wrong_values_are_named(override: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe(MULTITASK, [override])
     assert said in str(error.value)
+
+
+def test_the_stages_have_the_paper_s_values() -> None:
+    """Table 8; stage 2's batch of 4,096 samples is some 1,024 packed rows."""
+    pretrain, multitask, sft = (
+        load_recipe(Path(f"recipes/{stage}.toml")) for stage in ("pretrain", "multitask", "sft")
+    )
+    stages = (pretrain, multitask, sft)
+    assert [r.data.batch_rows * r.batches_per_step for r in stages] == [30720, 1024, 128]
+    assert [r.steps for r in stages] == [50000, 19000, 8000]
+    assert [(r.optim.peak_lr, r.optim.min_lr, r.optim.warmup_steps) for r in stages] == [
+        (2e-4, 1e-6, 500),
+        (5e-5, 1e-5, 400),
+        (1e-5, 1e-6, 3000),
+    ]
+    assert [(r.image_size, r.data.row_length) for r in stages] == [(224, 512), (448, 2048), (448, 2048)]
+    assert [r.trains for r in stages] == [
+        ("vision", "adapter"),
+        ("vision", "adapter", "language"),
+        ("adapter", "language"),
+    ]
+    for recipe in stages:
+        optim = recipe.optim
+        assert (optim.optimizer, optim.betas, optim.eps, optim.weight_decay) == ("adamw", (0.9, 0.98), 1e-6, 0.05)
+        assert (optim.grad_clip, optim.vision_layer_decay) == (1.0, 0.95)
 
 
 def test_a_recipe_is_complete(tmp_path: Path) -> None:

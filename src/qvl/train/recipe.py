@@ -24,6 +24,10 @@ OBJECTIVES = ("dense", "next_token")
 # so that the digits of boxes do not drown the words.
 LOSS_BY = ("token", "square_root")
 OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("bf16", "float32")
+# What ranks split among them besides the samples: the optimizer's state (ZeRO-1), the gradients too (ZeRO-2), the
+# weights too (ZeRO-3).
+SHARDINGS = ("optimizer", "gradients", "parameters")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class OptimConfig:
     lr_scale: dict[str, float] = field(default_factory=dict)  # part -> factor on the rate
     optimizer: str = "adamw"
     muon_scale: float = 1.0  # rate of Muon's matrices over AdamW's
+    skip_above: float = 20.0  # a step is skipped whose gradient norm is so many times the median of the last hundred
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_lr <= self.peak_lr, "optim.min_lr", self.min_lr, "between 0 and peak_lr")
@@ -74,9 +79,24 @@ class OptimConfig:
         _require(0 < self.vision_layer_decay <= 1, "optim.vision_layer_decay", self.vision_layer_decay, "in (0, 1]")
         _require(self.optimizer in OPTIMIZERS, "optim.optimizer", self.optimizer, "one of " + ", ".join(OPTIMIZERS))
         _require(self.muon_scale > 0, "optim.muon_scale", self.muon_scale, "more than 0")
+        _require(self.skip_above > 1, "optim.skip_above", self.skip_above, "more than 1")
         for part in self.lr_scale:
             if part not in PARTS:
                 raise RecipeError(f"optim.lr_scale: unknown part {part!r}{_near(part, PARTS)}")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How ranks share the work and what they trade for memory; nothing here changes what is learnt."""
+
+    shard: str = "optimizer"  # one of SHARDINGS
+    tensor: int = 1  # ranks that share the matrices of each block, and so each sample
+    checkpoint_activations: bool = False  # blocks keep their input alone and run again in the backward pass
+    compile: bool = False  # blocks by torch.compile
+
+    def __post_init__(self) -> None:
+        _require(self.shard in SHARDINGS, "parallel.shard", self.shard, "one of " + ", ".join(SHARDINGS))
+        _require(self.tensor > 0, "parallel.tensor", self.tensor, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,10 @@ class Recipe:
     seed: int
     data: DataConfig
     optim: OptimConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     loss_by: str = "token"
+    image_size: int | None = None  # side of the pictures; absent: the preset's
+    precision: str = "bf16"  # of products and activations; weights, sums and the optimizer are float32
 
     def __post_init__(self) -> None:
         for part in (*self.trains, *self.init_from):
@@ -111,6 +134,8 @@ class Recipe:
         one_split = self.objective != "dense" or len(self.data.split_dirs) == 1
         _require(one_split, "data.split_dirs", self.data.split_dirs, "one folder of dense labels")
         _require(self.loss_by in LOSS_BY, "loss_by", self.loss_by, "one of " + ", ".join(LOSS_BY))
+        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        _require(self.image_size is None or self.image_size > 0, "image_size", self.image_size, "at least 1")
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")

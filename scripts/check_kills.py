@@ -4,8 +4,8 @@
 
 Runs of stage 2 of the tiny recipe, small ones: an undisturbed one on one rank, and two that are killed by SIGKILL at
 random moments (all ranks, one of two, or while a state is being written), one of them always on one rank, the other on
-one rank and two in turn. Prints each kill, then the greatest difference of the losses from the undisturbed run's: zero on
-one rank; on two, what another order of sums does in float32.
+one rank and two in turn. Prints each kill, then by how much the losses differ at most from the undisturbed run's: by
+nothing on one rank; on two, by what another order of sums does in float32.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from qvl.checkpoint.layout import load_model
+from qvl.checkpoint.layout import CONFIG_NAME, load_config, load_model
 from qvl.data.loader import Loader
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
@@ -12,39 +12,62 @@ from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.dense import DenseHead, DenseLoader, dense_words
 from qvl.train.ranks import ALONE, Ranks
-from qvl.train.recipe import Recipe
+from qvl.train.recipe import PARTS, Recipe
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
     """The vocabulary that belongs to the recipe's preset."""
+    if recipe.preset not in PRESETS:
+        return Tokenizer.from_dir(_checkpoint_of(recipe))
     return Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
 
 
+def _checkpoint_of(recipe: Recipe) -> Path:
+    """The folder that the preset names. RecipeError where it is none."""
+    folder = Path(recipe.preset)
+    if not (folder / CONFIG_NAME).exists():
+        known = ", ".join(PRESETS)
+        raise RecipeError(f"preset = {recipe.preset!r}: neither a checkpoint folder nor a known preset ({known})")
+    return folder
+
+
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset at the recipe's size of pictures, with the image span's ids and the vocabulary's size taken from the
-    tokenizer."""
-    if recipe.preset not in PRESETS:
-        raise RecipeError(f"preset = {recipe.preset!r}: known presets are {', '.join(PRESETS)}")
-    config = PRESETS[recipe.preset]
-    vocab_rows = math.ceil(tokenizer.vocab_size / 128) * 128
+    """The preset at the recipe's size of pictures. A named one takes the image span's ids and the vocabulary's size from
+    the tokenizer, a checkpoint folder has its own."""
+    if recipe.preset in PRESETS:
+        config = PRESETS[recipe.preset]
+        language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
+        config = replace(config, language=language, image_start_id=tokenizer.special.img_start)
+    else:
+        config = load_config(_checkpoint_of(recipe))
     try:
         vision = replace(config.vision, image_size=recipe.image_size or config.vision.image_size)
     except ValueError as error:
         raise RecipeError(f"image_size = {recipe.image_size}: {error}") from error
-    language = replace(config.language, vocab_size=vocab_rows)
-    return replace(config, vision=vision, language=language, image_start_id=tokenizer.special.img_start)
+    return replace(config, vision=vision)
 
 
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:
-    """A fresh model from the seed, with the parts named in init_from copied from earlier stages."""
-    model = QwenVL(model_config(recipe, tokenizer))
+    """A fresh model from the seed, with the parts named in init_from taken from earlier stages or other folders."""
+    config = model_config(recipe, tokenizer)
+    donors = {source: _donor(source, run_dir) for source in set(recipe.init_from.values())}
+    if len(donors) == 1 and len(recipe.init_from) == len(PARTS):  # a whole model, as it is
+        [model] = donors.values()
+        vision = replace(model.config.vision, image_size=config.vision.image_size)
+        if replace(model.config, vision=vision) == config:
+            model.config = config
+            return model
+    model = QwenVL(config)
     model.initialize(recipe.seed)
     for part, source in recipe.init_from.items():
-        folder = run_dir / source / "checkpoint"
-        donor = load_model(folder if folder.exists() else Path(source))
         target = model.get_submodule(part)
-        target.load_state_dict(donor.get_submodule(part).state_dict())
+        target.load_state_dict(donors[source].get_submodule(part).state_dict())
     return model
+
+
+def _donor(source: str, run_dir: Path) -> QwenVL:
+    folder = run_dir / source / "checkpoint"
+    return load_model(folder if folder.exists() else Path(source))
 
 
 def build_head(recipe: Recipe, model: QwenVL, tokenizer: Tokenizer) -> DenseHead | None:

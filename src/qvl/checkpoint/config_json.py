@@ -36,8 +36,6 @@ def config_from_json(raw: dict[str, Any], source: str) -> QwenVLConfig:
     visual = raw.get("visual")
     if not isinstance(visual, dict):
         raise CheckpointError(f"{source}: no table 'visual': this is not a Qwen-VL checkpoint")
-    if "quantization_config" in raw:
-        raise CheckpointError(f"{source}: quantised weights (quantization_config) are not supported yet")
     vision = _take(visual, _VISION_KEYS, source, "visual.")
     vision.update({key: visual[key] for key in _VISION_EXTRAS if key in visual})
     language = _take(raw, _LANGUAGE_KEYS, source, "")

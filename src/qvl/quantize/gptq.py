@@ -6,6 +6,7 @@ one. Int4 (GPTQ, arXiv 2210.17323) chooses the values by calibration; here a mat
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,8 +57,9 @@ def quantize(weight: Tensor, group_size: int = GROUP_SIZE) -> dict[str, Tensor]:
     }
 
 
-def dequantize(qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensors of `quantize` -> the matrix (out, in)."""
+def dequantize(stored: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The tensors of `quantize` in their order -> the matrix (out, in)."""
+    qweight, qzeros, scales, g_idx = stored
     values = unpack(qweight.t()).t()  # (in, out)
     rows = g_idx.long()
     weight = (values - (unpack(qzeros) + 1)[rows]) * scales.float()[rows]  # bfloat16 would round the scales
@@ -67,7 +69,7 @@ def dequantize(qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor, d
 class GPTQLinear(nn.Linear):
     """A linear layer with its matrix in GPTQ's layout: frozen, in a quarter of bfloat16's memory.
 
-    A subclass of nn.Linear, so that whatever adapts linear layers takes it; it has no `weight`.
+    A subclass of nn.Linear, so that whatever adapts linear layers takes it.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool, group_size: int = GROUP_SIZE) -> None:
@@ -79,6 +81,11 @@ class GPTQLinear(nn.Linear):
         self.register_buffer("scales", torch.zeros(groups, out_features, dtype=torch.float16))
         self.register_buffer("g_idx", torch.zeros(in_features, dtype=torch.int32))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None  # type: ignore[assignment]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The packed integers: they say on which device the layer is, and that no gradient goes there."""
+        return self.qweight  # type: ignore[return-value]
 
     @classmethod
     def from_linear(cls, layer: nn.Linear, group_size: int = GROUP_SIZE) -> "GPTQLinear":
@@ -92,7 +99,7 @@ class GPTQLinear(nn.Linear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(out, in)."""
-        return dequantize(*self._stored(), dtype)
+        return dequantize(self._stored(), dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_autocast_enabled(input.device.type):
@@ -110,9 +117,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *stored: Tensor) -> Tensor:
         ctx.save_for_backward(*stored)
-        return F.linear(x, dequantize(*stored, x.dtype))  # type: ignore[call-arg, misc]
+        return F.linear(x, dequantize(stored, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [grad] = grads
-        return grad @ dequantize(*ctx.saved_tensors, grad.dtype), None, None, None, None
+        return grad @ dequantize(ctx.saved_tensors, grad.dtype), None, None, None, None

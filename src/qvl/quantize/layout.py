@@ -79,7 +79,7 @@ def to_whole(model: QwenVL) -> None:
         else:
             continue
         with torch.device("meta"):
-            whole = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)  # type: ignore[arg-type]
+            whole = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         state = {"weight": matrix} if layer.bias is None else {"weight": matrix, "bias": layer.bias.detach()}
         whole.load_state_dict(state, assign=True)
         model.set_submodule(name, whole)

@@ -10,8 +10,10 @@ from qvl.errors import MissingDependencyError
 from qvl.model.qwen_vl import QwenVL
 
 
-def quantize_nf4(model: QwenVL, dtype: torch.dtype) -> None:
-    """Put the matrices of the language model's blocks into NF4, in place; the rest stays. dtype: of their products.
+def quantize_nf4(model: QwenVL, dtype: torch.dtype, device: str) -> None:
+    """Put the matrices of the language model's blocks into NF4 on a device, in place; the rest stays where it is.
+
+    dtype: of their products.
 
     MissingDependencyError without bitsandbytes.
     """
@@ -19,7 +21,7 @@ def quantize_nf4(model: QwenVL, dtype: torch.dtype) -> None:
     for block in model.language.blocks:
         for name, layer in list(block.named_children()):
             if isinstance(layer, nn.Linear):
-                setattr(block, name, _to_nf4(layer, dtype, library))
+                setattr(block, name, _to_nf4(layer, dtype, device, library))
 
 
 def bitsandbytes() -> Any:
@@ -30,14 +32,16 @@ def bitsandbytes() -> Any:
         raise MissingDependencyError("NF4 needs bitsandbytes: pip install 'qvl[finetune]'") from error
 
 
-def _to_nf4(layer: nn.Linear, dtype: torch.dtype, library: Any) -> nn.Module:
+def _to_nf4(layer: nn.Linear, dtype: torch.dtype, device: str, library: Any) -> nn.Module:
     with torch.device("meta"):
         made = library.nn.Linear4bit(
             layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
         )
     made.weight = library.nn.Params4bit(layer.weight.detach(), requires_grad=False, quant_type="nf4", module=made)
     made.bias = layer.bias
-    quantized: nn.Module = made.to(layer.weight.device)  # rounds
+    # Else it puts the matrix into another order in eval mode on such CPUs, which its backward pass does not know.
+    made.support_avx512bf16_for_cpu = False
+    quantized: nn.Module = made.to(device)  # rounds
     return quantized
 
 

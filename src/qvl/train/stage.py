@@ -4,15 +4,21 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from qvl.checkpoint.layout import CONFIG_NAME, load_config, load_model
+import torch
+
+from qvl.checkpoint.layout import CONFIG_NAME, load_config, save_model
 from qvl.data.loader import Loader
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
+from qvl.quantize.layout import load_any
+from qvl.train import lora
 from qvl.train.dense import DenseHead, DenseLoader, dense_words
 from qvl.train.ranks import ALONE, Ranks
 from qvl.train.recipe import PARTS, Recipe
+
+CHECKPOINT, ADAPTER = "checkpoint", "adapter"  # what a finished stage leaves
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
@@ -66,8 +72,41 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
 
 
 def _donor(source: str, run_dir: Path) -> QwenVL:
-    folder = run_dir / source / "checkpoint"
-    return load_model(folder if folder.exists() else Path(source))
+    return load_any(_folder_of(source, run_dir))
+
+
+def _folder_of(source: str, run_dir: Path) -> Path:
+    folder = run_dir / source / CHECKPOINT
+    return folder if folder.exists() else Path(source)
+
+
+def add_adapters(model: QwenVL, recipe: Recipe, tokenizer: Tokenizer, device: str) -> None:
+    """Where the recipe has [lora]: fresh adapters, and only they (with embedding and head, maybe) train."""
+    if recipe.lora is None:
+        return
+    torch.manual_seed(recipe.seed)
+    half = recipe.precision == "bf16" and device != "cpu"
+    frozen = torch.bfloat16 if half else torch.float32
+    lora.add_lora(model, recipe.lora, recipe.trains, tokenizer.special, frozen, device)
+
+
+def result_name(recipe: Recipe) -> str:
+    """The folder that a finished stage leaves in its own."""
+    return ADAPTER if recipe.lora else CHECKPOINT
+
+
+def is_saved(result: Path) -> bool:
+    """Whether a stage's result is there, whole."""
+    return (result / CONFIG_NAME).exists() or (result / lora.CONFIG_NAME).exists()
+
+
+def save_result(model: QwenVL, folder: Path, recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> None:
+    """The adapters alone, or a complete checkpoint folder."""
+    if recipe.lora is None:
+        save_model(model, folder, tokenizer)
+    else:
+        [source] = set(recipe.init_from.values())
+        lora.save_adapter(model, folder, recipe.lora, str(_folder_of(source, run_dir).absolute()))
 
 
 def build_head(recipe: Recipe, model: QwenVL, tokenizer: Tokenizer) -> DenseHead | None:

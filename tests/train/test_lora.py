@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qvl.checkpoint import load_model
+from qvl.checkpoint.config_json import config_to_json
 from qvl.errors import CheckpointError, RecipeError
 from qvl.images import normalize
 from qvl.model.config import PRESETS
@@ -159,7 +160,7 @@ def test_a_loaded_and_a_merged_adapter_give_the_same_logits(
         base = tmp_path / "int4"
         model = load_model(checkpoint_dir)
         to_int4(model)
-        save_int4(model, base, Tokenizer.tiny())
+        save_int4(model, config_to_json(model.config), base, Tokenizer.tiny())
     values = [f"lora.quantize={'nf4' if quantize == 'nf4' else 'no'}", "lora.train_embeddings=yes"]
     recipe = recipe_on(base, *values, parts=PARTS)
     model = trained_a_little(recipe, run_dir)

@@ -32,9 +32,14 @@ def load_config(directory: Path) -> QwenVLConfig:
     return config_from_json(_read_json(path), str(path))
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json as it is."""
+    return _read_json(directory / CONFIG_NAME)
+
+
 def quantization_of(directory: Path) -> dict[str, Any] | None:
     """How the folder's matrices are quantised, as config.json says it; None where they are whole."""
-    values: dict[str, Any] | None = _read_json(directory / CONFIG_NAME).get(QUANTIZATION_KEY)
+    values: dict[str, Any] | None = read_config(directory).get(QUANTIZATION_KEY)
     return values
 
 
@@ -91,29 +96,26 @@ def _open_all(directory: Path, stack: ExitStack) -> dict[str, tuple[Any, Path]]:
 
 def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Write a folder that load_model reads, under the published names; each file appears whole or not at all."""
+    write_folder(published_tensors(model), config_to_json(model.config), Path(directory), tokenizer)
+
+
+def published_tensors(model: QwenVL) -> dict[str, torch.Tensor]:
+    """The model's tensors by their published names."""
     state = model.state_dict()
-    names = published_names(model.config)
-    write_folder({theirs: state[ours] for ours, theirs in names.items()}, model.config, Path(directory), tokenizer)
+    return {theirs: state[ours] for ours, theirs in published_names(model.config).items()}
 
 
 def write_folder(
-    tensors: dict[str, torch.Tensor],
-    config: QwenVLConfig,
-    directory: Path,
-    tokenizer: Tokenizer | None,
-    quantization: dict[str, Any] | None = None,
+    tensors: dict[str, torch.Tensor], config: dict[str, Any], directory: Path, tokenizer: Tokenizer | None
 ) -> None:
-    """Tensors by published name, vocabulary and config.json, the last of all. quantization: goes into config.json."""
+    """Tensors by published name, vocabulary, and config.json last of all."""
     directory.mkdir(parents=True, exist_ok=True)
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_weights(own, directory / WEIGHTS_NAME)
     (directory / INDEX_NAME).unlink(missing_ok=True)  # of a sharded checkpoint saved over: it would win
     if tokenizer is not None:
         tokenizer.save(directory)
-    values = config_to_json(config)
-    if quantization is not None:
-        values[QUANTIZATION_KEY] = quantization
-    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_text(directory / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:

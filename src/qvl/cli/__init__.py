@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from qvl.cli.data import add_data_tools
 from qvl.cli.verb import add_verb
@@ -62,8 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
     train.add_argument("--device", default="cpu")
 
+    _add_finetune(verbs)
+
     evaluate = add_verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
     evaluate.add_argument("model", type=Path, help="checkpoint folder")
+    evaluate.add_argument("--adapter", type=Path, help="folder of adapters for the model")
     evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
     evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
     evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
@@ -75,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
     chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
+    chat.add_argument("--adapter", type=Path, help="folder of adapters for the model, of `qvl finetune` or peft")
     chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
     chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
     chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
@@ -86,6 +91,31 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("model", type=Path)
     weights.add_argument("out", type=Path)
     return parser
+
+
+def _add_finetune(verbs: Any) -> None:
+    tune = add_verb(
+        verbs, "finetune", _finetune, "train a checkpoint on your own dialogues; goes on where it was killed"
+    )
+    tune.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    tune.add_argument("--data", type=Path, required=True, help="dialogues: Qwen-VL's JSON, LLaVA's, OpenAI messages")
+    tune.add_argument("--images", type=Path, help="folder of its pictures (the data's own)")
+    tune.add_argument("--out", type=Path, default=Path("runs/finetune"))
+    method = tune.add_mutually_exclusive_group()
+    method.add_argument("--full", action="store_true", help="all weights but the ViT's, not adapters")
+    method.add_argument("--nf4", action="store_true", help="adapters on a base in four bits (Q-LoRA)")
+    tune.add_argument("--epochs", type=float, help="times each sample is seen (5, or what 100 steps take)")
+    tune.add_argument("--leave-out-bad", action="store_true", help="train without the samples that have problems")
+    tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
+    tune.add_argument("--dry-run", action="store_true", help="prepare the data and the recipe, and stop")
+    tune.add_argument("--device", default="cpu")
+
+    merge = add_verb(verbs, "merge", _merge, "adapters and their base -> one checkpoint folder")
+    merge.add_argument("adapter", type=Path)
+    merge.add_argument("--out", type=Path, required=True)
+    merge.add_argument("--model", type=Path, help="where the base is now (what the adapter says)")
+    merge.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    merge.add_argument("--requantize", action="store_true", help="matrices in Int4 again, rounded to the nearest")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -125,6 +155,50 @@ def _train(args: argparse.Namespace) -> None:
             print(f"checkpoint: {stage_dir / 'checkpoint'}")
 
 
+def _finetune(args: argparse.Namespace) -> None:
+    from qvl.train.finetune import prepare
+    from qvl.train.recipe import load_recipe
+    from qvl.train.stage import result_name
+    from qvl.train.trainer import run_recipe
+
+    device = _device(args.device)
+    if args.epochs is not None and not 0 < args.epochs < float("inf"):
+        raise UsageError(f"--epochs {args.epochs}: more than 0")
+    recipe, account = prepare(
+        args.model,
+        args.data,
+        args.out.absolute(),
+        images_dir=args.images,
+        method="full" if args.full else "nf4" if args.nf4 else "lora",
+        epochs=args.epochs,
+        leave_out_bad=args.leave_out_bad,
+        overrides=tuple(args.set),
+    )
+    print(f"{account.summary()}\nrecipe: {recipe}")
+    if not args.dry_run:
+        stage_dir = run_recipe(recipe, out=recipe.parent.parent, device=device)
+        print(f"{result_name(load_recipe(recipe))}: {stage_dir / result_name(load_recipe(recipe))}")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from qvl.train.merge import merge_adapter
+
+    error = merge_adapter(args.adapter, args.out, args.model, requantize=args.requantize, dtype=args.dtype)
+    print(f"{args.out}\nbeside adapter and base, {error}")
+
+
+def _loaded(args: argparse.Namespace, model: Path) -> Any:
+    """A checkpoint folder, with adapters where --adapter gives some."""
+    from qvl.generate.chat import load
+
+    loaded = load(model, device=_device(args.device))
+    if args.adapter is not None:
+        from qvl.train.lora import load_adapter
+
+        load_adapter(loaded.model, args.adapter)
+    return loaded
+
+
 def _launch(args: argparse.Namespace) -> None:
     import shlex
 
@@ -138,9 +212,8 @@ def _launch(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from qvl.evaluate.runner import evaluate
     from qvl.evaluate.scoring import summary_lines
-    from qvl.generate.chat import load
 
-    loaded = load(args.model, device=_device(args.device))
+    loaded = _loaded(args, args.model)
     scores = evaluate(loaded.model, loaded.tokenizer, args.data, args.out, limit=args.limit)
     print("\n".join(summary_lines(scores)))
 
@@ -152,11 +225,10 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _chat(args: argparse.Namespace) -> None:
-    from qvl.generate.chat import load
     from qvl.generate.sampling import SamplingConfig
     from qvl.generate.terminal import ask_once, converse
 
-    loaded = load(args.model or _default_model(), device=_device(args.device))
+    loaded = _loaded(args, args.model or _default_model())
     chat = loaded.chat(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)

@@ -9,12 +9,12 @@ import torch
 from PIL import Image as PILImage
 
 from qvl import images
-from qvl.checkpoint.layout import load_model
 from qvl.errors import UsageError
 from qvl.generate.engine import generate, stream
 from qvl.generate.sampling import SamplingConfig
 from qvl.images import ImageSource
 from qvl.model.qwen_vl import QwenVL
+from qvl.quantize.layout import load_any
 from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
 from qvl.text.tokenizer import StreamDecoder, Tokenizer
@@ -156,4 +156,4 @@ class QwenVLWithTokenizer:
 
 def load(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVLWithTokenizer:
     """Model and tokenizer of a checkpoint folder. CheckpointError or TextError says what is wrong with it."""
-    return QwenVLWithTokenizer(load_model(directory, dtype, device), Tokenizer.from_dir(Path(directory)))
+    return QwenVLWithTokenizer(load_any(directory, dtype, device), Tokenizer.from_dir(Path(directory)))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qvl.checkpoint.layout import (
+    QUANTIZATION_KEY,
     filled,
     load_config,
     load_model,
@@ -47,12 +48,12 @@ def load_any(directory: str | Path, dtype: torch.dtype = torch.float32, device: 
     return filled(model, tensors)
 
 
-def save_int4(model: QwenVL, directory: Path, tokenizer: Tokenizer) -> None:
-    """Write a model with Int4 matrices, which load_any reads; they are in AutoGPTQ's format."""
+def save_int4(model: QwenVL, config: dict[str, Any], directory: Path, tokenizer: Tokenizer) -> None:
+    """Write a model with Int4 matrices, which load_any reads; they are in AutoGPTQ's format. config: of the whole one."""
     state = model.state_dict()
     tensors = {theirs: _as(state[ours], ours, torch.float16) for ours, theirs in _names(model).items()}
     settings = {"quant_method": "gptq", "bits": BITS, "group_size": GROUP_SIZE, "sym": False, "desc_act": False}
-    write_folder(tensors, model.config, directory, tokenizer, quantization=settings)
+    write_folder(tensors, {**config, QUANTIZATION_KEY: settings}, directory, tokenizer)
 
 
 def to_int4(model: QwenVL) -> None:

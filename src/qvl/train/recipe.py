@@ -5,10 +5,12 @@ Source of the fields and of the paper's values: Table 8 and section 3 of arXiv 2
 
 import dataclasses
 import difflib
+import json
 import math
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,15 +198,33 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises RecipeError for a missing file, wrong TOML, an unknown key (with the near miss), a missing key,
     or a value of the wrong type or range.
     """
-    raw = _read_toml(path)
-    for override in overrides or []:
-        _apply_override(raw, override)
-    return recipe_from_dict(raw)
+    return recipe_from_dict(_read_toml(path), overrides or [])
 
 
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """Parsed TOML or JSON -> a recipe; RecipeError as of `load_recipe`."""
+def recipe_from_dict(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Parsed TOML or JSON -> a recipe, with overrides; RecipeError as of `load_recipe`."""
+    for override in overrides:
+        _apply_override(values, override)
     return typing.cast(Recipe, _build(Recipe, values, ""))
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """What load_recipe reads as the same recipe, every value spelt out."""
+    values = {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
+    tables = {f.name: values.pop(f.name) for f in dataclasses.fields(recipe) if isinstance(values.get(f.name), dict)}
+    values["init_from"] = tables.pop("init_from")
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written alike
 
 
 def read_settings(cls: type[Settings], path: Path) -> Settings:

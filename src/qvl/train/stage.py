@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from qvl.checkpoint.layout import CONFIG_NAME, load_config, save_model
+from qvl.checkpoint.layout import CONFIG_NAME, load_config, quantization_of, save_model
 from qvl.data.loader import Loader
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
-from qvl.text.tokenizer import Tokenizer
 from qvl.quantize.layout import load_any
+from qvl.text.tokenizer import Tokenizer
 from qvl.train import lora
 from qvl.train.dense import DenseHead, DenseLoader, dense_words
 from qvl.train.ranks import ALONE, Ranks
@@ -38,8 +38,10 @@ def _checkpoint_of(recipe: Recipe) -> Path:
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset at the recipe's size of pictures. A named one takes the image span's ids and the vocabulary's size from
-    the tokenizer, a checkpoint folder has its own."""
+    """The preset at the recipe's size of pictures.
+
+    A named one takes the image span's ids and the vocabulary's size from the tokenizer, a checkpoint folder has its own.
+    """
     if recipe.preset in PRESETS:
         config = PRESETS[recipe.preset]
         language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
@@ -56,7 +58,10 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:
     """A fresh model from the seed, with the parts named in init_from taken from earlier stages or other folders."""
     config = model_config(recipe, tokenizer)
-    donors = {source: _donor(source, run_dir) for source in set(recipe.init_from.values())}
+    folders = {source: _folder_of(source, run_dir) for source in set(recipe.init_from.values())}
+    if recipe.lora is None and (int4 := [f for f in folders.values() if quantization_of(f) is not None]):
+        raise RecipeError(f"init_from: {int4[0]} has Int4 matrices, which can't train; add [lora]")
+    donors = {source: load_any(folder) for source, folder in folders.items()}
     if len(donors) == 1 and len(recipe.init_from) == len(PARTS):  # a whole model, as it is
         [model] = donors.values()
         vision = replace(model.config.vision, image_size=config.vision.image_size)
@@ -69,10 +74,6 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
         target = model.get_submodule(part)
         target.load_state_dict(donors[source].get_submodule(part).state_dict())
     return model
-
-
-def _donor(source: str, run_dir: Path) -> QwenVL:
-    return load_any(_folder_of(source, run_dir))
 
 
 def _folder_of(source: str, run_dir: Path) -> Path:

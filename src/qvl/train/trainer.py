@@ -58,7 +58,7 @@ def run_recipe(
     """
     recipe = load_recipe(path, overrides)
     stage_dir = out / recipe.name
-    _check_unclaimed(stage_dir, recipe)
+    check_unclaimed(stage_dir, recipe)
     if is_saved(result := stage_dir / result_name(recipe)):
         return stage_dir
     tokenizer = tokenizer_of(recipe)
@@ -109,7 +109,7 @@ def _as_json(recipe: Recipe) -> str:
     return json.dumps(asdict(recipe), indent=2, ensure_ascii=False)
 
 
-def _check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
+def check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
     """A folder made by another recipe is not touched. How ranks share the work may change, but not parallel.tensor."""
     path = stage_dir / RECIPE_NAME
     if path.exists():

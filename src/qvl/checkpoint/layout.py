@@ -20,6 +20,7 @@ from qvl.text.tokenizer import Tokenizer
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+MAX_FILE_BYTES = 5 * 10**9  # more goes into several files with an index, as published
 BIN_PATTERN = "pytorch_model*.bin"  # what the published checkpoints came as
 
 
@@ -69,12 +70,41 @@ def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None
     state = model.state_dict()
     names = published_names(model.config)
     tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in names.items()}
-    write_weights(tensors, directory / WEIGHTS_NAME)
-    (directory / INDEX_NAME).unlink(missing_ok=True)  # of a sharded checkpoint saved over: it would win
+    files = _into_files(tensors)
+    for name, part in files.items():
+        write_weights(part, directory / name)
+    if len(files) > 1:
+        index = {
+            "metadata": {"total_size": sum(map(_bytes, tensors.values()))},
+            "weight_map": {tensor: name for name, part in files.items() for tensor in part},
+        }
+        write_text(directory / INDEX_NAME, json.dumps(index, indent=2))
+        (directory / WEIGHTS_NAME).unlink(missing_ok=True)  # of a smaller one
+    else:
+        (directory / INDEX_NAME).unlink(missing_ok=True)  # of a sharded checkpoint saved over: it would win
     if tokenizer is not None:
         tokenizer.save(directory)
     text = json.dumps(config_to_json(model.config), indent=2, sort_keys=True)
     write_text(directory / CONFIG_NAME, text + "\n")
+
+
+def _into_files(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """File name -> its tensors, in order, each file as full as it may be."""
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    room = MAX_FILE_BYTES
+    for name, tensor in tensors.items():
+        if parts[-1] and _bytes(tensor) > room:
+            parts.append({})
+            room = MAX_FILE_BYTES
+        parts[-1][name] = tensor
+        room -= _bytes(tensor)
+    if len(parts) == 1:
+        return {WEIGHTS_NAME: parts[0]}
+    return {f"model-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, start=1)}
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def write_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:

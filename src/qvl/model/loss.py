@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from qvl.text.special_tokens import IGNORE_INDEX
 
 HELD_LOGITS = 2**27  # so many logits are held at once: 512 MiB in float32
+ADDED_ROWS = 8192  # of the weight's gradient at once
 
 
 def supervised_places(labels: Tensor) -> Tensor:
@@ -84,10 +85,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 low.copy_(full)  # now the gradient of the logits
             if grad_hidden is not None:
                 torch.mm(low, factor, out=grad_hidden[here])
-            if grad_weight is not None and dtype == wide:
-                grad_weight.addmm_(low.t(), part)
-            elif grad_weight is not None:
-                grad_weight.add_(low.t() @ part)
+            if grad_weight is not None:  # in pieces that stay in the cache
+                for total, columns in zip(grad_weight.split(ADDED_ROWS), low.t().split(ADDED_ROWS), strict=True):
+                    total.add_((columns @ part).to(wide))
         ctx.save_for_backward(
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),

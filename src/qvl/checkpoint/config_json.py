@@ -15,7 +15,7 @@ _VISION_KEYS = {  # published key within "visual" -> field; these must be there
     "output_dim": "output_dim",
 }
 # Ours: constants of the published code, written down only where a model differs from it.
-_VISION_EXTRAS = ("num_queries", "position_rows", "adapter_head_size")
+_VISION_EXTRAS = ("num_queries", "position_rows", "adapter_head_size", "attention_window")
 _LANGUAGE_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",

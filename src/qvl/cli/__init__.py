@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qvl.cli.data import add_data_tools
+from qvl.cli.study import add_study
 from qvl.cli.verb import add_verb
 from qvl.errors import QvlError, RecipeError, UsageError
 
@@ -84,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
     report = add_verb(verbs, "report", _report, "one self-contained HTML page about a run")
     report.add_argument("run_dir", type=Path)
     report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
+
+    add_study(verbs)
 
     chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
     chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")

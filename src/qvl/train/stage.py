@@ -21,16 +21,18 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset at the recipe's size of pictures, with the image span's ids and the vocabulary's size taken from the
-    tokenizer."""
+    """The preset with the recipe's own sizes, and the image span's ids and the vocabulary's size of the tokenizer."""
     if recipe.preset not in PRESETS:
         raise RecipeError(f"preset = {recipe.preset!r}: known presets are {', '.join(PRESETS)}")
     config = PRESETS[recipe.preset]
     vocab_rows = math.ceil(tokenizer.vocab_size / 128) * 128
+    sizes = {name: getattr(recipe, name) for name in ("image_size", "num_queries", "attention_window")}
+    given = {name: value for name, value in sizes.items() if value is not None}
     try:
-        vision = replace(config.vision, image_size=recipe.image_size or config.vision.image_size)
+        vision = replace(config.vision, **given)
     except ValueError as error:
-        raise RecipeError(f"image_size = {recipe.image_size}: {error}") from error
+        shown = ", ".join(f"{name} = {value}" for name, value in given.items())
+        raise RecipeError(f"{shown}: {error}") from error
     language = replace(config.language, vocab_size=vocab_rows)
     return replace(config, vision=vision, language=language, image_start_id=tokenizer.special.img_start)
 

@@ -161,7 +161,7 @@ def test_a_file_that_is_cut_short(folder: Path) -> None:
         ("kv_channels", 32, "kv_channels"),
         ("rotary_emb_base", float("nan"), "positive number"),
         ("visual", 3, "not a Qwen-VL"),
-        ("quantization_config", {"bits": 4}, "not supported"),
+        ("quantization_config", {"bits": 4}, "has Int4 matrices"),
     ],
 )
 def test_a_config_with_a_wrong_value(folder: Path, key: str, value: object, message: str) -> None:

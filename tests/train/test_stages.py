@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from qvl.checkpoint.layout import load_model
+from qvl.errors import RecipeError
 from qvl.images import normalize
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.measure import dense_measure, token_measure
 from qvl.train.optim import build_optimizers, freeze
 from qvl.train.recipe import Recipe, load_recipe
-from qvl.train.stage import build_head, build_loader, model_config
+from qvl.train.stage import build_head, build_loader, initial_model, model_config, tokenizer_of
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 DECLARED = {
@@ -105,3 +107,21 @@ def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:
         total, total_weight = total + float(loss.detach()), total_weight + float(count)
     assert total == pytest.approx(float(whole.detach()), rel=1e-5)
     assert total_weight == pytest.approx(float(weight))
+
+
+def test_a_checkpoint_folder_serves_as_preset(checkpoint_dir: Path, tmp_path: Path) -> None:
+    """Sizes, vocabulary and weights are the folder's."""
+    values = [f"preset={checkpoint_dir}", *(f"init_from.{part}={checkpoint_dir}" for part in DECLARED["multitask"])]
+    recipe = load_recipe(RECIPES / "multitask.toml", values)
+    tokenizer = tokenizer_of(recipe)
+    assert tokenizer.ranks == Tokenizer.from_dir(checkpoint_dir).ranks
+    saved = load_model(checkpoint_dir)
+    assert model_config(recipe, tokenizer) == saved.config
+    started = initial_model(recipe, tmp_path, tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(started.parameters(), saved.parameters(), strict=True))
+
+
+def test_a_preset_that_is_neither_name_nor_folder_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES / "multitask.toml", [f"preset={tmp_path}"])
+    with pytest.raises(RecipeError, match=r"neither a checkpoint folder nor a known preset \(qwen-vl, tiny\)"):
+        tokenizer_of(recipe)

@@ -48,8 +48,6 @@ def config_from_json(raw: dict[str, Any], source: str) -> QwenVLConfig:
 
 def language_from_json(raw: dict[str, Any], source: str) -> LanguageConfig:
     """The language model's values of a config.json, Qwen-VL's or Qwen-7B's. CheckpointError names source and key."""
-    if "quantization_config" in raw:
-        raise CheckpointError(f"{source}: quantised weights (quantization_config) are not supported yet")
     try:
         config = LanguageConfig(**_take(raw, _LANGUAGE_KEYS, source, ""))
     except ValueError as error:

@@ -22,6 +22,7 @@ from qvl.text.tokenizer import Tokenizer
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+QUANTIZATION_KEY = "quantization_config"  # in config.json
 MAX_FILE_BYTES = 5 * 10**9  # more goes into several files with an index, as published
 
 
@@ -50,49 +51,79 @@ def files_of(directory: Path) -> Files:
 
 def load_config(directory: Path) -> QwenVLConfig:
     """config.json of a checkpoint folder. CheckpointError says what is missing or wrong."""
+    if not Path(directory).is_dir():
+        raise CheckpointError(f"{directory}: no such checkpoint folder")
     path = Path(directory) / CONFIG_NAME
     return config_from_json(read_json(path), str(path))
+
+
+def quantization_of(directory: Path) -> dict[str, Any] | None:
+    """How the folder's matrices are quantised, as config.json says it; None where they are whole."""
+    values: dict[str, Any] | None = read_json(directory / CONFIG_NAME).get(QUANTIZATION_KEY)
+    return values
 
 
 def load_model(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVL:
     """The model of a published-layout folder, one weights file or shards with an index, in eval mode.
 
     Raises CheckpointError naming the file or tensors: a missing folder, config or weights file; a file that
-    is cut short; missing, extra or misshapen tensors; a folder with .bin files only.
+    is cut short; missing, extra or misshapen tensors; a folder with .bin files only, or with Int4 matrices.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such checkpoint folder")
     config = load_config(directory)
+    if quantization_of(directory) is not None:
+        raise CheckpointError(f"{directory}: has Int4 matrices (quantization_config), which qvl.quantize loads")
     with torch.device("meta"):
         model = QwenVL(config)
-    ours_of = {theirs: ours for ours, theirs in published_names(config).items()}
-    wanted = {theirs: tuple(model.state_dict()[ours].shape) for theirs, ours in ours_of.items()}
-    state = {}
-    with open_weights(weight_files(directory)) as stored:
-        check_names(directory, wanted.keys(), stored.keys())
-        for name, shape in wanted.items():
-            state[ours_of[name]] = read_tensor(stored, name, shape).to(device=device, dtype=dtype)
+    names = published_names(config)
+    state = read_weights(directory, {names[ours]: tuple(t.shape) for ours, t in model.state_dict().items()})
+    return filled(model, {ours: state[theirs].to(device, dtype) for ours, theirs in names.items()})
+
+
+def filled(model: QwenVL, state: dict[str, torch.Tensor]) -> QwenVL:
+    """A model made on "meta" with its tensors, in eval mode."""
     model.load_state_dict(state, assign=True)
-    model.adapter.pos_embed.requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name != "adapter.pos_embed")
     return model.eval()
 
 
+def read_weights(directory: Path, wanted: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Published name -> shape in; the folder's tensors out, mapped from the disk. CheckpointError where they differ."""
+    with open_weights(weight_files(directory)) as stored:
+        check_names(directory, wanted.keys(), stored.keys())
+        return {name: read_tensor(stored, name, shape) for name, shape in wanted.items()}
+
+
+def tensor_names(directory: Path) -> set[str]:
+    """Of all tensors in the folder's weight files."""
+    with open_weights(weight_files(directory)) as stored:
+        return set(stored)
+
+
 def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Write a folder that load_model reads, under the published names; each file appears whole or not at all."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     names = published_names(model.config)
-    tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in names.items()}
-    files = _into_files(tensors)
+    write_folder({theirs: state[ours] for ours, theirs in names.items()}, model.config, Path(directory), tokenizer)
+
+
+def write_folder(
+    tensors: dict[str, torch.Tensor],
+    config: QwenVLConfig,
+    directory: Path,
+    tokenizer: Tokenizer | None,
+    quantization: dict[str, Any] | None = None,
+) -> None:
+    """Tensors by published name, vocabulary and config.json, the last of all. quantization: goes into config.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files = _into_files(own)
     for name, part in files.items():
         write_weights(part, directory / name)
     if len(files) > 1:
         index = {
-            "metadata": {"total_size": sum(map(_bytes, tensors.values()))},
+            "metadata": {"total_size": sum(map(_bytes, own.values()))},
             "weight_map": {tensor: name for name, part in files.items() for tensor in part},
         }
         write_text(directory / INDEX_NAME, json.dumps(index, indent=2))
@@ -101,8 +132,10 @@ def save_model(model: QwenVL, directory: str | Path, tokenizer: Tokenizer | None
         (directory / INDEX_NAME).unlink(missing_ok=True)  # of a sharded checkpoint saved over: it would win
     if tokenizer is not None:
         tokenizer.save(directory)
-    text = json.dumps(config_to_json(model.config), indent=2, sort_keys=True)
-    write_text(directory / CONFIG_NAME, text + "\n")
+    values = config_to_json(config)
+    if quantization is not None:
+        values[QUANTIZATION_KEY] = quantization
+    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _into_files(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

@@ -28,6 +28,8 @@ PRECISIONS = ("bf16", "float32")
 # What ranks split among them besides the samples: the optimizer's state (ZeRO-1), the gradients too (ZeRO-2), the
 # weights too (ZeRO-3).
 SHARDINGS = ("optimizer", "gradients", "parameters")
+TRAIN_EMBEDDINGS = ("auto", "yes", "no")
+QUANTIZE = ("no", "nf4")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,42 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on matrices of the parts that train, whose own weights are frozen then (finetune.py's values).
+
+    train_embeddings "auto": embedding and head train too where the model never learnt the tokens of a dialogue.
+    """
+
+    r: int = 64
+    alpha: int = 16  # the product of the two small matrices counts alpha / r times
+    dropout: float = 0.05
+    train_embeddings: str = "auto"  # one of TRAIN_EMBEDDINGS
+    quantize: str = "no"  # one of QUANTIZE: the language model's frozen matrices in four bits
+
+    def __post_init__(self) -> None:
+        _require(self.r > 0, "lora.r", self.r, "at least 1")
+        _require(self.alpha > 0, "lora.alpha", self.alpha, "at least 1")
+        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
+        for key, known in (("train_embeddings", TRAIN_EMBEDDINGS), ("quantize", QUANTIZE)):
+            value = getattr(self, key)
+            _require(value in known, f"lora.{key}", value, "one of " + ", ".join(known))
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """Samples that are not trained on: their loss is taken as training goes, and the best weights are kept."""
+
+    split_dirs: tuple[str, ...]
+    every: int  # steps
+    samples: int = 200  # at most, the first ones
+
+    def __post_init__(self) -> None:
+        _require(bool(self.split_dirs), "held_out.split_dirs", self.split_dirs, "at least one folder of the run")
+        _require(self.every > 0, "held_out.every", self.every, "at least 1")
+        _require(self.samples > 0, "held_out.samples", self.samples, "at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One stage, complete."""
 
@@ -120,7 +158,9 @@ class Recipe:
     image_size: int | None = None  # side of the pictures; absent: the preset's
     num_queries: int | None = None  # of the adapter; absent: the preset's
     attention_window: int | None = None  # patches along a side of the ViT's windows; absent: the preset's, 0 for none
-    precision: str = "bf16"  # of products and activations; weights, sums and the optimizer are float32
+    precision: str = "bf16"  # of products and activations; weights that train, sums and the optimizer are float32
+    lora: LoraConfig | None = None
+    held_out: HeldOutConfig | None = None
 
     def __post_init__(self) -> None:
         for part in (*self.trains, *self.init_from):
@@ -144,6 +184,10 @@ class Recipe:
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
+        if self.lora and (set(self.init_from) != set(PARTS) or len(set(self.init_from.values())) > 1):
+            raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
+        if self.objective == "dense" and (self.lora or self.held_out):
+            raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')
 
     @property
     def batches_per_step(self) -> int:

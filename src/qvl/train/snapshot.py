@@ -12,11 +12,17 @@ RANDOM = "random"
 class Snapshot:
     """The tensors of a run: `tensors()` to save them, `places(...)` and `loaded()` to put saved ones back.
 
-    Names: model/PARAMETER, optimizer/model/PARAMETER/STATE, random/RANK/DEVICE. A rank holds its part of each.
+    Frozen weights are not among them: a run that goes on starts from the same. Names: model/PARAMETER,
+    optimizer/model/PARAMETER/STATE, random/RANK/DEVICE. A rank holds its part of each.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], optimizers: list[torch.optim.Optimizer]) -> None:
-        self.weights = {f"{part}/{name}": t for part, m in modules.items() for name, t in m.state_dict().items()}
+        self.weights = {
+            f"{part}/{name}": p.detach()
+            for part, m in modules.items()
+            for name, p in m.named_parameters()
+            if p.requires_grad
+        }
         names = {p: f"{part}/{name}" for part, m in modules.items() for name, p in m.named_parameters()}
         self.owners = {
             names[p]: (optimizer, p)

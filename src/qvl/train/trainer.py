@@ -1,14 +1,14 @@
 """A recipe -> a trained stage: the loop, its checkpoints and how it resumes."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from qvl.checkpoint.layout import CONFIG_NAME, save_model
 from qvl.checkpoint.state import StateWriter, restore
 from qvl.data.loader import Loader, State, lost
 from qvl.errors import DataError, RecipeError
@@ -16,6 +16,7 @@ from qvl.files import write_text
 from qvl.images import normalize
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
+from qvl.train.best import KeepBest, read_held_out
 from qvl.train.dense import DenseHead, DenseLoader
 from qvl.train.faults import Faults
 from qvl.train.measure import accumulate, dense_measure, token_measure
@@ -24,10 +25,22 @@ from qvl.train.parallel import gradient_norms, local_gradients, parallelize, pre
 from qvl.train.ranks import ALONE, Ranks
 from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.snapshot import Snapshot
-from qvl.train.stage import build_head, build_loader, initial_model, model_config, tokenizer_of
+from qvl.train.stage import (
+    add_adapters,
+    build_head,
+    build_loader,
+    initial_model,
+    is_saved,
+    model_config,
+    result_name,
+    save_result,
+    tokenizer_of,
+)
 from qvl.train.telemetry import Telemetry
+from qvl.train.trained import table, what_trains
 
 RECIPE_NAME = "recipe.json"
+BEST_NAME = "best"  # the result so far, where samples are held out
 SHARDS_NAME = "shards.txt"  # the fingerprint of what the stage reads
 
 
@@ -45,16 +58,21 @@ def run_recipe(
     holds a run of the same name with other values.
     """
     recipe = load_recipe(path, overrides)
+    if recipe.lora and ranks.mesh is not None:
+        raise RecipeError("[lora]: adapters train on one rank; leave --ranks out")
     stage_dir = out / recipe.name
     _check_unclaimed(stage_dir, recipe)
-    if (stage_dir / "checkpoint" / CONFIG_NAME).exists():
+    if is_saved(result := stage_dir / result_name(recipe)):
         return stage_dir
     tokenizer = tokenizer_of(recipe)
     config = model_config(recipe, tokenizer)
     loader = build_loader(recipe, out, config, tokenizer, ranks)
+    held_out = read_held_out(recipe, out)
     if isinstance(loader, Loader):
         check_shards(stage_dir, loader)
     model = initial_model(recipe, out, tokenizer) if ranks.is_first else None
+    if model is not None:
+        add_adapters(model, recipe, tokenizer, device)
     # Only now: a stage without its data or its start leaves nothing behind.
     if ranks.is_first:
         if isinstance(loader, Loader):
@@ -67,11 +85,24 @@ def run_recipe(
         prepare_blocks(model.to(device), recipe.parallel)
     assert model is not None
     head = build_head(recipe, model, tokenizer)
-    train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
-    trained = whole_model(model, ranks)
-    if trained is not None:
-        save_model(trained, stage_dir / "checkpoint", tokenizer)
-    ranks.gather(None)  # the first rank has written it
+
+    def save(model: QwenVL, folder: Path) -> None:
+        whole = whole_model(model, ranks)
+        if whole is not None:
+            save_result(whole, folder, recipe, out, tokenizer)
+        ranks.gather(None)  # the first rank has written it
+
+    if not held_out:
+        train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
+        save(model, result)
+        return stage_dir
+    best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, lambda model: save(model, stage_dir / BEST_NAME))
+    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, best.after_step)
+    if ranks.is_first:
+        os.replace(stage_dir / BEST_NAME, result)
+        step, loss = best.best
+        print(f"{recipe.name}: held-out loss {best.losses[0]:.4f} at first, {loss:.4f} after step {step}: that is kept")
+    ranks.gather(None)
     return stage_dir
 
 
@@ -119,13 +150,18 @@ def train(
     device: str,
     ranks: Ranks = ALONE,
     log_to: Sequence[str] = (),
+    after_step: Callable[[int, QwenVL], None] | None = None,
 ) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on one rank and the CPU.
 
-    Raises TrainingError when step after step has to be skipped.
+    after_step: called with the number of steps done and the model, before the first one too. Raises TrainingError when
+    step after step has to be skipped.
     """
     torch.manual_seed(recipe.seed + ranks.data_rank)  # dropout, where there is any
-    freeze(model, recipe.trains)
+    if recipe.lora is None:
+        freeze(model, recipe.trains)
+    if ranks.is_first:
+        print(f"{recipe.name}: {recipe.about}\n{table(what_trains(model))}", flush=True)
     modules: dict[str, nn.Module] = {"model": model}
     optimizers = build_optimizers(model, recipe.optim)
     if head is not None:
@@ -144,6 +180,8 @@ def train(
     writer = StateWriter(stage_dir / "state", ranks.is_first)
     measure = token_measure(model, recipe, device) if head is None else dense_measure(model, head, recipe, device)
     batches = iter(loader)
+    if after_step and first_step == 0:
+        after_step(0, model)
     model.train()
     with Telemetry(stage_dir, recipe, first_step, device, ranks, log_to) as telemetry:
         for step in range(first_step, recipe.steps):
@@ -163,6 +201,8 @@ def train(
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 values = {"loader": _of_all(seen.loader_state, ranks), "norms": list(faults.norms)}
                 writer.save(step + 1, snapshot.tensors(), values)
+            if after_step:
+                after_step(step + 1, model)
     writer.finish()
     model.eval()
     if isinstance(loader, Loader):

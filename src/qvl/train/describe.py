@@ -8,9 +8,11 @@ import torch
 from qvl.data.loader import Loader
 from qvl.errors import DataError, UsageError
 from qvl.model.qwen_vl import QwenVL
+from qvl.train.lora import targets
 from qvl.train.optim import build_optimizers, freeze
-from qvl.train.recipe import PARTS, Recipe
+from qvl.train.recipe import LoraConfig, Recipe
 from qvl.train.stage import build_loader, model_config, tokenizer_of
+from qvl.train.trained import table, what_trains
 
 ROWS_LOOKED_AT = 64  # of the data, for what a step holds
 
@@ -22,10 +24,12 @@ def describe(recipe: Recipe, run_dir: Path) -> str:
     config = model_config(recipe, tokenizer)
     with torch.device("meta"):
         model = QwenVL(config)
-    freeze(model, recipe.trains)
+    freeze(model, () if recipe.lora else recipe.trains)
     optim, data, vision = recipe.optim, recipe.data, config.vision
     rows = data.batch_rows * recipe.batches_per_step
+    rates = _adapters(model, recipe, recipe.lora) if recipe.lora else _rates(model, recipe)
     facts = {
+        "rates": f"{rates} at the peak; decay {optim.weight_decay:g} of matrices, none of vectors",
         "schedule": f"{recipe.steps:,} steps: {optim.warmup_steps:,} up to {optim.peak_lr:g}, then a cosine down to "
         f"{optim.min_lr:g}; {optim.optimizer}, gradients clipped at {optim.grad_clip:g}, {recipe.precision}",
         "a step": f"{rows:,} rows of up to {data.row_length:,} tokens ({data.batch_rows} of each of {data.streams} "
@@ -36,28 +40,25 @@ def describe(recipe: Recipe, run_dir: Path) -> str:
         "data": _held(recipe, run_dir, rows),
     }
     told = [f"{name:10}{fact}" for name, fact in facts.items()]
-    return "\n".join([f"{recipe.name}: {recipe.about}", "", *_table(model, recipe), "", *told])
+    return "\n".join([f"{recipe.name}: {recipe.about}", "", table(what_trains(model)), "", *told])
 
 
-def _table(model: QwenVL, recipe: Recipe) -> list[str]:
-    """Each part: parameters that train, that don't, the groups' rates, what decays."""
-    groups: dict[str, list[tuple[float, float]]] = {part: [] for part in PARTS}
+def _rates(model: QwenVL, recipe: Recipe) -> str:
+    """The optimizer's groups of each part: from the least to the greatest rate at the peak."""
+    rates: dict[str, list[float]] = {}
     part_of = {p: name.split(".")[0] for name, p in model.named_parameters()}
     for optimizer in build_optimizers(model, recipe.optim):
         for group in optimizer.param_groups:
-            rate = recipe.optim.peak_lr * group["lr_scale"]
-            groups[part_of[group["params"][0]]].append((rate, group["weight_decay"]))
-    lines = [f"{'part':10}{'trained':>16}{'frozen':>16}   {'groups':>6}   {'rates at the peak':24}weight decay"]
-    for part in PARTS:
-        params = list(model.get_submodule(part).parameters())
-        trained = sum(p.numel() for p in params if p.requires_grad)
-        frozen = sum(p.numel() for p in params if not p.requires_grad)
-        rates, decays = zip(*groups[part], strict=True) if groups[part] else ((), ())
-        span = " to ".join(f"{rate:.3g}" for rate in sorted({min(rates), max(rates)})) if rates else "-"
-        decay = ", ".join(f"{value:g}" for value in sorted(set(decays), reverse=True)) or "-"
-        lines.append(f"{part:10}{trained:>16,}{frozen:>16,}   {len(groups[part]):>6}   {span:24}{decay}")
-    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad == trains) for trains in (True, False)]
-    return [*lines, f"{'together':10}{counts[0]:>16,}{counts[1]:>16,}"]
+            rates.setdefault(part_of[group["params"][0]], []).append(recipe.optim.peak_lr * group["lr_scale"])
+    spans = {part: " to ".join(f"{rate:.3g}" for rate in sorted({min(r), max(r)})) for part, r in rates.items()}
+    return ", ".join(f"{part} {span} ({len(rates[part])} groups)" for part, span in spans.items())
+
+
+def _adapters(model: QwenVL, recipe: Recipe, lora: LoraConfig) -> str:
+    """What trains in place of the frozen weights."""
+    matrices = [model.get_parameter(f"{name}.weight") for name in targets(model, recipe.trains)]
+    numbers = sum(lora.r * sum(matrix.shape) for matrix in matrices)
+    return f"adapters of rank {lora.r} on {len(matrices)} matrices, {numbers:,} numbers, {recipe.optim.peak_lr:g}"
 
 
 def _held(recipe: Recipe, run_dir: Path, rows: int) -> str:

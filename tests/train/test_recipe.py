@@ -44,6 +44,8 @@ def test_override_reaches_nested_keys_with_their_type() -> None:
         ("optim.betas=[0.9, 1]", "expected in [0, 1)"),
         ("optim.skip_above=1", "optim.skip_above = 1.0: expected more than 1"),
         ("image_size=0", "image_size = 0: expected at least 1"),
+        ("num_queries=0", "num_queries = 0: expected at least 1"),
+        ("attention_window=-1", "attention_window = -1: expected at least 0"),
         ("precision='fp8'", "precision = 'fp8': expected one of bf16, float32"),
         ("parallel.shard='weights'", "one of optimizer, gradients, parameters"),
         ("parallel.tensor=0", "parallel.tensor = 0: expected at least 1"),

@@ -1,6 +1,7 @@
 """`qvl VERB`: flags -> one call. Imports stand inside functions, so that --help is quick."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qvl.cli.data import add_data_tools
+from qvl.cli.study import add_study
 from qvl.cli.verb import add_verb
-from qvl.errors import QvlError, UsageError
+from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
 
@@ -22,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -33,6 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or error}: {error.strerror}", file=sys.stderr)
         return QvlError.exit_code
     return 0
+
+
+def _say(error: QvlError) -> None:
+    """One line; of several ranks each names itself, and what all of them find wrong is said once."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"error: {error}", file=sys.stderr)
+    elif not isinstance(error, UsageError | RecipeError):
+        print(f"error: rank {rank}: {error}", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path)
     train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--log-to", nargs="+", default=[], choices=["tensorboard", "wandb"], help="its numbers too")
+    train.add_argument("--dry-run", action="store_true", help="say what would train, and leave")
     train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
     train.add_argument("--device", default="cpu")
 
@@ -76,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     report = add_verb(verbs, "report", _report, "one self-contained HTML page about a run")
     report.add_argument("run_dir", type=Path)
     report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
+
+    add_study(verbs)
 
     chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
     chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
@@ -141,16 +156,23 @@ def _world(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from qvl.train.describe import describe
+    from qvl.train.launch import losing_others_is_told
     from qvl.train.ranks import joined
     from qvl.train.recipe import load_recipe
     from qvl.train.trainer import run_recipe
 
-    tensor = load_recipe(args.recipe, args.set).parallel.tensor
+    recipe = load_recipe(args.recipe, args.set)
+    if args.dry_run:
+        print(describe(recipe, args.out))
+        return
+    if args.ranks < 1:
+        raise UsageError(f"--ranks {args.ranks}: at least 1")
     if args.ranks > 1:
         _launch(args)
         return
-    with joined(_device(args.device), tensor) as (ranks, device):
-        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks)
+    with losing_others_is_told(), joined(_device(args.device), recipe.parallel.tensor) as (ranks, device):
+        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to)
         if ranks.is_first:
             print(f"checkpoint: {stage_dir / 'checkpoint'}")
 
@@ -205,7 +227,8 @@ def _launch(args: argparse.Namespace) -> None:
     from qvl.train.launch import launch
 
     values = [flag for value in args.set for flag in ("--set", value)]
-    command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values]
+    sinks = ["--log-to", *args.log_to] if args.log_to else []
+    command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values, *sinks]
     launch(args.ranks, command, shlex.join(["qvl", *command, "--ranks", str(args.ranks)]))
 
 

@@ -11,11 +11,13 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_positive(config: Any) -> None:
-    """Every int field a positive integer, every float field a positive finite number."""
+    """Every int field a positive integer (or 0 where that is the default), every float a positive finite number."""
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type is int:
-            _require(type(value) is int and value > 0, f"{field.name} = {value!r} must be a positive integer")
+            least = 0 if field.default == 0 else 1
+            wanted = "a positive integer" if least else "0 or a positive integer"
+            _require(type(value) is int and value >= least, f"{field.name} = {value!r} must be {wanted}")
         elif field.type is float:
             _require(
                 type(value) in (int, float) and 0 < value < math.inf,
@@ -25,7 +27,11 @@ def _require_positive(config: Any) -> None:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """ViT and adapter. position_rows: rows of the ViT's square position table, resized to the patch grid."""
+    """ViT and adapter. position_rows: rows of the ViT's square position table, resized to the patch grid.
+
+    attention_window: patches along a side of the windows within which most blocks attend; 0: all blocks see the whole
+    picture, as published.
+    """
 
     image_size: int = 448
     patch_size: int = 14
@@ -37,10 +43,15 @@ class VisionConfig:
     num_queries: int = 256
     position_rows: int = 256
     adapter_head_size: int = 128
+    attention_window: int = 0
 
     def __post_init__(self) -> None:
         _require_positive(self)
         _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of patch_size")
+        _require(
+            not self.attention_window or self.grid % self.attention_window == 0,
+            f"attention_window = {self.attention_window} must divide the {self.grid} patches along a side",
+        )
         _require(self.width % self.heads == 0, "width must be a multiple of heads")
         _require(
             self.output_dim % self.adapter_head_size == 0,

@@ -10,6 +10,7 @@ from qvl.model.config import VisionConfig
 from qvl.model.init import dct_filters, linear_, local_attention_, sincos_2d
 
 LAYER_NORM_EPS = 1e-6
+GLOBAL_EVERY = 4  # with windows, every fourth block still sees the whole picture (paper, appendix E)
 
 
 def resize_positions(table: Tensor, grid: int) -> Tensor:
@@ -20,6 +21,24 @@ def resize_positions(table: Tensor, grid: int) -> Tensor:
     square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """Patches row by row (N, P, D) -> those of each window as a row of their own, (N * windows, window ** 2, D)."""
+    n, patches, dim = x.shape
+    side = math.isqrt(patches)
+    if side % window:
+        raise ValueError(f"{side} patches along a side can't be shared out among windows of {window}")
+    across = side // window
+    return x.view(n, across, window, across, window, dim).transpose(2, 3).reshape(-1, window**2, dim)
+
+
+def join_windows(x: Tensor, patches: int) -> Tensor:
+    """What split_windows made of `patches` (P) a picture -> (N, P, D)."""
+    window = math.isqrt(x.shape[1])
+    across = math.isqrt(patches) // window
+    windows = x.view(-1, across, across, window, window, x.shape[-1])
+    return windows.transpose(2, 3).reshape(-1, patches, x.shape[-1])
 
 
 class VisionBlock(nn.Module):
@@ -64,8 +83,10 @@ class VisionEncoder(nn.Module):
         x = self.embed_patches(pixel_values)  # (N, P, width)
         grid = math.isqrt(x.shape[1])
         x = self.ln_pre(x + resize_positions(self.positional_embedding, grid))
-        for block in self.blocks:
-            x = block(x)
+        window = self.config.attention_window
+        for number, block in enumerate(self.blocks, 1):
+            windowed = window and number % GLOBAL_EVERY
+            x = join_windows(block(split_windows(x, window)), x.shape[1]) if windowed else block(x)
         return x
 
     def embed_patches(self, pixel_values: Tensor) -> Tensor:

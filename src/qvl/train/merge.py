@@ -14,7 +14,7 @@ from qvl.checkpoint.layout import (
     INDEX_NAME,
     QUANTIZATION_KEY,
     published_tensors,
-    read_config,
+    read_json,
     write_folder,
 )
 from qvl.errors import UsageError
@@ -65,7 +65,7 @@ def merge_adapter(
     expected = probe_logits(model, tokenizer)
     to_whole(model)
     merge_lora(model)
-    config = {key: value for key, value in read_config(base).items() if key != QUANTIZATION_KEY}
+    config = {key: value for key, value in read_json(base / CONFIG_NAME).items() if key != QUANTIZATION_KEY}
     staged = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         staged.mkdir(parents=True)

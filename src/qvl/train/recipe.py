@@ -158,6 +158,8 @@ class Recipe:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     loss_by: str = "token"
     image_size: int | None = None  # side of the pictures; absent: the preset's
+    num_queries: int | None = None  # of the adapter; absent: the preset's
+    attention_window: int | None = None  # patches along a side of the ViT's windows; absent: the preset's, 0 for none
     precision: str = "bf16"  # of products and activations; weights that train, sums and the optimizer are float32
     lora: LoraConfig | None = None
     held_out: HeldOutConfig | None = None
@@ -178,6 +180,9 @@ class Recipe:
         _require(self.loss_by in LOSS_BY, "loss_by", self.loss_by, "one of " + ", ".join(LOSS_BY))
         _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         _require(self.image_size is None or self.image_size > 0, "image_size", self.image_size, "at least 1")
+        _require(self.num_queries is None or self.num_queries > 0, "num_queries", self.num_queries, "at least 1")
+        window = self.attention_window
+        _require(window is None or window >= 0, "attention_window", window, "at least 0")
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.grad_accumulation > 0, "grad_accumulation", self.grad_accumulation, "at least 1")
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")

@@ -12,8 +12,8 @@ RANDOM = "random"
 class Snapshot:
     """The tensors of a run: `tensors()` to save them, `places(...)` and `loaded()` to put saved ones back.
 
-    Names: model/PARAMETER, optimizer/model/PARAMETER/STATE, random/RANK/DEVICE. A rank holds its part of each. Frozen
-    weights are not among them: they are as they were at the start.
+    Frozen weights are not among them: a run that goes on starts from the same. Names: model/PARAMETER,
+    optimizer/model/PARAMETER/STATE, random/RANK/DEVICE. A rank holds its part of each.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], optimizers: list[torch.optim.Optimizer]) -> None:

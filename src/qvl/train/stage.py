@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from qvl.checkpoint.donors import load_part
 from qvl.checkpoint.layout import CONFIG_NAME, load_config, quantization_of, save_model
 from qvl.data.loader import Loader
 from qvl.errors import RecipeError
@@ -38,32 +39,33 @@ def _checkpoint_of(recipe: Recipe) -> Path:
 
 
 def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset at the recipe's size of pictures.
-
-    A named one takes the image span's ids and the vocabulary's size from the tokenizer, a checkpoint folder has its own.
-    """
+    """The preset with the recipe's own sizes. A named one takes the image span's ids and the vocabulary's size from the
+    tokenizer, a checkpoint folder has its own."""
     if recipe.preset in PRESETS:
         config = PRESETS[recipe.preset]
         language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
         config = replace(config, language=language, image_start_id=tokenizer.special.img_start)
     else:
         config = load_config(_checkpoint_of(recipe))
+    sizes = {name: getattr(recipe, name) for name in ("image_size", "num_queries", "attention_window")}
+    given = {name: value for name, value in sizes.items() if value is not None}
     try:
-        vision = replace(config.vision, image_size=recipe.image_size or config.vision.image_size)
+        vision = replace(config.vision, **given)
     except ValueError as error:
-        raise RecipeError(f"image_size = {recipe.image_size}: {error}") from error
+        shown = ", ".join(f"{name} = {value}" for name, value in given.items())
+        raise RecipeError(f"{shown}: {error}") from error
     return replace(config, vision=vision)
 
 
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:
     """A fresh model from the seed, with the parts named in init_from taken from earlier stages or other folders."""
     config = model_config(recipe, tokenizer)
-    folders = {source: _folder_of(source, run_dir) for source in set(recipe.init_from.values())}
-    if recipe.lora is None and (int4 := [f for f in folders.values() if quantization_of(f) is not None]):
-        raise RecipeError(f"init_from: {int4[0]} has Int4 matrices, which can't train; add [lora]")
-    donors = {source: load_any(folder) for source, folder in folders.items()}
-    if len(donors) == 1 and len(recipe.init_from) == len(PARTS):  # a whole model, as it is
-        [model] = donors.values()
+    folders = {_folder_of(source, run_dir) for source in recipe.init_from.values()}
+    if len(folders) == 1 and len(recipe.init_from) == len(PARTS):  # a whole model, as it is
+        [folder] = folders
+        if recipe.lora is None and quantization_of(folder) is not None:
+            raise RecipeError(f"init_from: {folder} has Int4 matrices, which can't train; add [lora]")
+        model = load_any(folder)
         vision = replace(model.config.vision, image_size=config.vision.image_size)
         if replace(model.config, vision=vision) == config:
             model.config = config
@@ -71,8 +73,7 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
     model = QwenVL(config)
     model.initialize(recipe.seed)
     for part, source in recipe.init_from.items():
-        target = model.get_submodule(part)
-        target.load_state_dict(donors[source].get_submodule(part).state_dict())
+        model.get_submodule(part).load_state_dict(load_part(_folder_of(source, run_dir), part, config))
     return model
 
 

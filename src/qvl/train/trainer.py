@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,13 +50,16 @@ def run_recipe(
     out: Path = Path("runs/tiny"),
     device: str = "cpu",
     ranks: Ranks = ALONE,
+    log_to: Sequence[str] = (),
 ) -> Path:
-    """Train one stage into `out/NAME` and return that folder; every rank calls.
+    """Train one stage into `out/NAME` and return that folder; every rank calls. log_to: see qvl.train.sinks.
 
     Starts again where a killed run was; a finished stage is left as it is. Raises RecipeError when the folder
     holds a run of the same name with other values.
     """
     recipe = load_recipe(path, overrides)
+    if recipe.lora and ranks.mesh is not None:
+        raise RecipeError("[lora]: adapters train on one rank; leave --ranks out")
     stage_dir = out / recipe.name
     check_unclaimed(stage_dir, recipe)
     if is_saved(result := stage_dir / result_name(recipe)):
@@ -90,17 +93,15 @@ def run_recipe(
         ranks.gather(None)  # the first rank has written it
 
     if not held_out:
-        train(model, head, loader, recipe, stage_dir, device, ranks)
+        train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
         save(model, result)
         return stage_dir
     best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, lambda model: save(model, stage_dir / BEST_NAME))
-    train(model, head, loader, recipe, stage_dir, device, ranks, best.after_step)
+    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, best.after_step)
     if ranks.is_first:
         os.replace(stage_dir / BEST_NAME, result)
         step, loss = best.best
-        print(
-            f"{recipe.name}: held-out loss {best.losses[0]:.4f} at first, {loss:.4f} after step {step}, which is kept"
-        )
+        print(f"{recipe.name}: held-out loss {best.losses[0]:.4f} at first, {loss:.4f} after step {step}: that is kept")
     ranks.gather(None)
     return stage_dir
 
@@ -148,6 +149,7 @@ def train(
     stage_dir: Path,
     device: str,
     ranks: Ranks = ALONE,
+    log_to: Sequence[str] = (),
     after_step: Callable[[int, QwenVL], None] | None = None,
 ) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on one rank and the CPU.
@@ -181,7 +183,7 @@ def train(
     if after_step and first_step == 0:
         after_step(0, model)
     model.train()
-    with Telemetry(stage_dir, recipe, first_step, device, ranks) as telemetry:
+    with Telemetry(stage_dir, recipe, first_step, device, ranks, log_to) as telemetry:
         for step in range(first_step, recipe.steps):
             set_lr(optimizers, lr := lr_at(step, recipe.steps, recipe.optim))
             for optimizer in optimizers:

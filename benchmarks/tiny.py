@@ -24,9 +24,11 @@ from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.render import render_prompt
 from qvl.text.tokenizer import Tokenizer
+from qvl.train.measure import Seen, accumulate, dense_measure, token_measure
 from qvl.train.optim import build_optimizers, freeze, set_lr
+from qvl.train.ranks import ALONE
 from qvl.train.recipe import load_recipe
-from qvl.train.trainer import Measured, build_head, build_loader, dense_measure, model_config, token_measure
+from qvl.train.stage import build_head, build_loader, model_config
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
 STAGES = ("warmup_text", "warmup_vision", "pretrain", "multitask", "sft")
@@ -68,26 +70,22 @@ def stage_speed(stage: str, run_dir: Path, tokenizer: Tokenizer) -> tuple[float,
     optimizers = build_optimizers(model, recipe.optim)
     set_lr(optimizers, 1e-4)
     head = build_head(recipe, model, tokenizer)
-    measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
+    measure = dense_measure(model, head, recipe, "cpu") if head is not None else token_measure(model, recipe, "cpu")
     batches = iter(build_loader(recipe, run_dir, model.config, tokenizer))
 
-    def step() -> tuple[Measured, float]:
-        asked = time.perf_counter()
-        batch, _ = next(batches)
-        waited = time.perf_counter() - asked
-        measured = measure(batch)
-        measured.loss_sum.backward()
+    def step() -> Seen:
+        seen = accumulate(batches, measure, recipe, model, ALONE)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return measured, waited
+        return seen
 
     step()
     start = time.perf_counter()
     done = [step() for _ in range(STEPS)]
     taken = (time.perf_counter() - start) / STEPS
-    waited = sum(waited for _, waited in done) / STEPS
-    return taken, waited, sum(m.samples for m, _ in done) // STEPS, sum(m.tokens for m, _ in done) // STEPS
+    waited = sum(seen.waited_s for seen in done) / STEPS
+    return taken, waited, sum(seen.samples for seen in done) // STEPS, sum(seen.tokens for seen in done) // STEPS
 
 
 def main() -> None:

@@ -51,3 +51,9 @@ class MissingDependencyError(QvlError):
     """An optional library or program is not installed; the message names the extra or package."""
 
     exit_code = 8
+
+
+class TrainingError(QvlError):
+    """A run that can't go on: every step is skipped, or another rank is gone."""
+
+    exit_code = 9

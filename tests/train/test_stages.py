@@ -8,9 +8,10 @@ import torch
 from qvl.images import normalize
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
+from qvl.train.measure import dense_measure, token_measure
 from qvl.train.optim import build_optimizers, freeze
 from qvl.train.recipe import Recipe, load_recipe
-from qvl.train.trainer import build_head, build_loader, dense_measure, model_config, token_measure
+from qvl.train.stage import build_head, build_loader, model_config
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 DECLARED = {
@@ -36,10 +37,10 @@ def gradients_after_one_batch(recipe: Recipe, run_dir: Path) -> tuple[QwenVL, se
     freeze(model, recipe.trains)
     loader = build_loader(recipe, run_dir, model.config, tokenizer)
     head = build_head(recipe, model, tokenizer)
-    measure = dense_measure(model, head, "cpu") if head is not None else token_measure(model, "cpu")
+    measure = dense_measure(model, head, recipe, "cpu") if head is not None else token_measure(model, recipe, "cpu")
     batches = iter(loader)
     for _ in range(3):
-        measure(next(batches)[0]).loss_sum.backward()
+        measure(next(batches)[0])[0].backward()
     return model, {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
 
 
@@ -84,7 +85,6 @@ def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:
     model = QwenVL(model_config(recipe, tokenizer))
     model.initialize(0)
     batch, _ = next(iter(build_loader(recipe, run_dir, model.config, tokenizer)))
-    assert batch.pixels is not None
     pixel_values = normalize(batch.pixels)
     whole, weight = model.loss(
         batch.input_ids, batch.labels, pixel_values, None, batch.document_ids, batch.loss_weights
@@ -97,7 +97,7 @@ def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:
         loss, count = model.loss(
             batch.input_ids[row : row + 1],
             batch.labels[row : row + 1],
-            pixels if len(pixels) else None,
+            pixels,
             None,
             batch.document_ids[row : row + 1],
             weights,

@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path)
     train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
     train.add_argument("--device", default="cpu")
 
     evaluate = add_verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
@@ -110,10 +111,28 @@ def _world(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from qvl.train.ranks import joined
+    from qvl.train.recipe import load_recipe
     from qvl.train.trainer import run_recipe
 
-    stage_dir = run_recipe(args.recipe, args.set, args.out, _device(args.device))
-    print(f"checkpoint: {stage_dir / 'checkpoint'}")
+    tensor = load_recipe(args.recipe, args.set).parallel.tensor
+    if args.ranks > 1:
+        _launch(args)
+        return
+    with joined(_device(args.device), tensor) as (ranks, device):
+        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks)
+    if ranks.is_first:
+        print(f"checkpoint: {stage_dir / 'checkpoint'}")
+
+
+def _launch(args: argparse.Namespace) -> None:
+    import shlex
+
+    from qvl.train.launch import launch
+
+    values = [flag for value in args.set for flag in ("--set", value)]
+    command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values]
+    launch(args.ranks, command, shlex.join(["qvl", *command, "--ranks", str(args.ranks)]))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

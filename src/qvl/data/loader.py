@@ -36,7 +36,7 @@ class Batch:
     input_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, IGNORE_INDEX where there is no loss
     document_ids: Tensor  # (B, T) int64, equal where tokens may see each other, -1 at padding
-    pixels: Tensor | None  # (N, 3, S, S) uint8, in reading order of the rows
+    pixels: Tensor  # (N, 3, S, S) uint8, in reading order of the rows; N may be 0
     loss_weights: Tensor | None  # (B, T) float32, aligned with labels; None: every supervised token counts alike
     sample_ids: tuple[str, ...]  # in reading order, for tracing a batch to its rows
 
@@ -84,7 +84,7 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Batch, State]]:
         """Each batch with the state that follows it. To go on from one, take it after a batch of every stream."""
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), "decode") as decoders:
-            pending: deque[tuple[list[Row], Tensor | None, list[Future[None]], State]] = deque()
+            pending: deque[tuple[list[Row], Tensor, list[Future[None]], State]] = deque()
             try:
                 for rows, state in self._rows():
                     pixels, futures = self._decode(rows, decoders)
@@ -117,11 +117,9 @@ class Loader:
                     state = {**state, number: after.as_dict()}
                     yield rows, state
 
-    def _decode(self, rows: list[Row], decoders: Executor) -> tuple[Tensor | None, list[Future[None]]]:
+    def _decode(self, rows: list[Row], decoders: Executor) -> tuple[Tensor, list[Future[None]]]:
         """Room for the pictures of the rows, and what fills it."""
         shown = [(drawn, index) for row in rows for drawn in row for index in drawn.rendered.image_indices]
-        if not shown:
-            return None, []
         pixels = torch.empty(len(shown), 3, self.image_size, self.image_size, dtype=torch.uint8)
         place = pixels.numpy()
         return pixels, [
@@ -137,7 +135,7 @@ class Loader:
         pieces = np.cumsum(begins)
         return (np.bincount(pieces)[pieces] ** -0.5).astype(np.float32)
 
-    def _collate(self, rows: list[Row], pixels: Tensor | None) -> Batch:
+    def _collate(self, rows: list[Row], pixels: Tensor) -> Batch:
         width = max(sum(drawn.length for drawn in row) for row in rows)
         input_ids = np.zeros((len(rows), width), dtype=np.int64)
         labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)

@@ -43,7 +43,7 @@ class LanguageBlock(nn.Module):
     def __init__(self, config: LanguageConfig, layer: int) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size // 2, not config.no_bias
-        self.layer, self.heads = layer, config.num_heads
+        self.layer, self.heads, self.head_size = layer, config.num_heads, config.head_size
         self.ln_1 = RMSNorm(hidden, config.layer_norm_epsilon)
         self.c_attn = nn.Linear(hidden, 3 * hidden)
         self.attn_c_proj = nn.Linear(hidden, hidden, bias=bias)
@@ -58,7 +58,7 @@ class LanguageBlock(nn.Module):
         return x + self.mlp_c_proj(self.w1(normed) * F.silu(self.w2(normed)))  # the gate is w2
 
     def _attend(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1))
+        q, k, v = (t.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1))
         q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
         if positions.logn is not None:
             q = (q * positions.logn).to(v.dtype)

@@ -83,12 +83,15 @@ class QwenVL(nn.Module):
         return self.language(embeddings, positions, cache)
 
     def _splice_images(self, input_ids: Tensor, embeddings: Tensor, pixel_values: Tensor | None) -> Tensor:
-        """Put the features at the places between <img> and </img>, out of place so that gradients flow."""
+        """Put the features at the places between <img> and </img>, out of place so that gradients flow.
+
+        No image at all (N = 0) goes the same way, so that all ranks use the same modules whatever their samples show.
+        """
         rows, starts = torch.where(input_ids == self.config.image_start_id)
         given = 0 if pixel_values is None else len(pixel_values)
         if len(rows) != given:
             raise TextError(f"input_ids hold {len(rows)} image spans, but pixel_values hold {given} images")
-        if pixel_values is None or given == 0:
+        if pixel_values is None:
             return embeddings
         queries = self.config.vision.num_queries
         ends = starts + queries + 1

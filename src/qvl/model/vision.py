@@ -28,7 +28,7 @@ class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         width, inner = config.width, int(config.width * config.mlp_ratio)
-        self.heads = config.heads
+        self.heads, self.head_size = config.heads, width // config.heads
         self.ln_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
@@ -37,10 +37,9 @@ class VisionBlock(nn.Module):
         self.c_proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, P, width)
-        n, p, width = x.shape
-        qkv = self.in_proj(self.ln_1(x)).view(n, p, self.heads, 3, width // self.heads)
+        qkv = self.in_proj(self.ln_1(x)).unflatten(-1, (-1, 3, self.head_size))
         q, k, v = qkv.permute(3, 0, 2, 1, 4)  # each (N, H, P, K)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, p, width)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.out_proj(attended)
         return x + self.c_proj(F.gelu(self.c_fc(self.ln_2(x))))
 

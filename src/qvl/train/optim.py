@@ -5,10 +5,12 @@ Source: Table 8 and section 3 of the paper. Policies read the model's own order,
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from qvl.model.qwen_vl import QwenVL
+from qvl.train.parallel import by_mesh
 from qvl.train.recipe import OptimConfig
 
 # Muon's usual 5 take a fifth of a step on two cores; 3, with half the batch, taught as much per picture.
@@ -29,7 +31,8 @@ def build_optimizers(model: QwenVL, config: OptimConfig) -> list[torch.optim.Opt
     scaled to AdamW's size so that one schedule serves both; embeddings, the ViT's table, vectors and the heads
     stay with AdamW. Each group keeps its own factor as `lr_scale`; set_lr multiplies the schedule's rate by it.
     """
-    adamw, muon = [], []
+    adamw: list[dict[str, Any]] = []
+    muon: list[dict[str, Any]] = []
     vision_depth = sum(name.startswith("vision.") for name, _ in model.layer_groups())
     for i, (name, params) in enumerate(model.layer_groups()):
         part, _, layer = name.partition(".")
@@ -46,6 +49,7 @@ def build_optimizers(model: QwenVL, config: OptimConfig) -> list[torch.optim.Opt
             if chosen:
                 decay = config.weight_decay if decays else 0.0
                 adamw.append({"params": chosen, "weight_decay": decay, "lr_scale": scale})
+    adamw = [{**group, "params": together} for group in adamw for together in by_mesh(group["params"])]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(adamw, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True)
     ]

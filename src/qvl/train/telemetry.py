@@ -1,25 +1,34 @@
-"""What a run says while it trains: a progress bar and one JSON line per logged step."""
+"""What a run says while it trains: a progress bar, one JSON line a step, and what else is asked for."""
 
 import json
+import resource
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from tqdm import tqdm
+
+from qvl.train.measure import Seen
+from qvl.train.ranks import Ranks
+from qvl.train.recipe import Recipe
+
+LOG_NAME = "log.jsonl"
 
 
 class Telemetry:
-    """Writes log.jsonl and shows the bar. On resume, lines after the resumed step are cut off."""
+    """The first rank writes log.jsonl and shows the bar. On resume, lines after the resumed step are cut off."""
 
-    def __init__(self, stage_dir: Path, name: str, total_steps: int, first_step: int) -> None:
-        self.path = stage_dir / "log.jsonl"
-        self.elapsed_before = _keep_lines_before(self.path, first_step)
-        self.file = self.path.open("a", encoding="utf-8")
-        self.bar = tqdm(total=total_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
+    def __init__(self, stage_dir: Path, recipe: Recipe, first_step: int, device: str, ranks: Ranks) -> None:
+        self.speaks, self.device = ranks.is_first, device
         self.start = time.perf_counter()
-        self.samples = 0
-        self.tokens = 0
+        self.samples = self.images = self.tokens = 0
+        if self.speaks:
+            path = stage_dir / LOG_NAME
+            self.elapsed_before = _keep_lines_before(path, first_step)
+            self.file = path.open("a", encoding="utf-8")
+            self.bar = tqdm(total=recipe.steps, initial=first_step, desc=recipe.name, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> "Telemetry":
         return self
@@ -27,29 +36,50 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
-        self.file.close()
+        if self.speaks:
+            self.bar.close()
+            self.file.close()
 
-    def step(self, step: int, *, samples: int, tokens: int, **values: float) -> None:
-        """Log one optimizer step: its values (loss, lr, grad_norm, ...) and the speed so far."""
-        self.samples += samples
-        self.tokens += tokens
+    def step(
+        self, step: int, lr: float, seen: Seen, grad_norm: float, grad_norms: dict[str, float], fault: str | None
+    ) -> None:
+        """One optimizer step: its values and the speed so far (of all ranks, on real tokens)."""
+        if not self.speaks:
+            return
+        self.samples += seen.samples
+        self.images += seen.images
+        self.tokens += seen.tokens
         elapsed = time.perf_counter() - self.start
         record: dict[str, Any] = {
             "step": step,
-            **values,
-            "samples": samples,
-            "tokens": tokens,
+            "loss": seen.loss,
+            "lr": lr,
+            "grad_norm": round(grad_norm, 4),
+            "grad_norms": {part: round(norm, 4) for part, norm in grad_norms.items()},
+            "samples": seen.samples,
+            "images": seen.images,
+            "tokens": seen.tokens,
             "samples_per_s": round(self.samples / elapsed, 2),
+            "images_per_s": round(self.images / elapsed, 2),
             "tokens_per_s": round(self.tokens / elapsed, 1),
+            "data_wait_s": round(seen.waited_s, 4),
+            "peak_memory_gb": round(_peak_memory(self.device) / 1e9, 3),
             "elapsed_s": round(self.elapsed_before + elapsed, 2),
         }
+        if fault:
+            record["skipped"] = fault
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        shown: dict[str, str] = {k: f"{values[k]:.3g}" for k in ("loss", "lr") if k in values}
-        shown["samples/s"] = f"{self.samples / elapsed:.0f}"
+        shown = {"loss": f"{seen.loss:.3g}", "lr": f"{lr:.3g}", "samples/s": f"{self.samples / elapsed:.0f}"}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
+
+
+def _peak_memory(device: str) -> int:
+    """Bytes: of tensors on a GPU, of the whole process on the CPU; of this rank."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _keep_lines_before(path: Path, first_step: int) -> float:

@@ -8,7 +8,8 @@ from qvl.data.loader import Loader
 from qvl.data.sample import Sample
 from qvl.errors import UsageError
 from qvl.train.recipe import recipe_from_dict
-from qvl.train.trainer import RECIPE_NAME, build_loader, check_shards, model_config, tokenizer_of
+from qvl.train.stage import build_loader, model_config, tokenizer_of
+from qvl.train.trainer import RECIPE_NAME, check_shards
 
 
 def trace_step(stage_dir: Path, step: int) -> list[Sample]:

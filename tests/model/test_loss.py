@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qvl.model.loss import next_token_loss, supervised_places
+from qvl.model.loss import head_loss, supervised_places
 from qvl.text.special_tokens import IGNORE_INDEX
 
 
@@ -13,9 +13,9 @@ def test_worked_example_of_the_docs() -> None:
     """The loss looks only at the true token's probability, whatever the model would have said."""
     probabilities = [0.65, 0.70, 0.25, 0.80, 0.75]  # of the true token, which is token 0
     logits = torch.tensor([[math.log(p), math.log(1 - p)] for p in probabilities])
-    losses = [float(next_token_loss(row[None], torch.tensor([0]))[0]) for row in logits]
+    losses = [float(head_loss(row[None], torch.eye(len(row)), torch.tensor([0]))[0]) for row in logits]
     assert [round(loss, 2) for loss in losses] == [0.43, 0.36, 1.39, 0.22, 0.29]
-    total, count = next_token_loss(logits, torch.zeros(5, dtype=torch.long))
+    total, count = head_loss(logits, torch.eye(logits.shape[1]), torch.zeros(5, dtype=torch.long))
     assert float(total / count) == pytest.approx(0.54, abs=0.005)
 
 

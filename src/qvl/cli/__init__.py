@@ -121,8 +121,8 @@ def _train(args: argparse.Namespace) -> None:
         return
     with joined(_device(args.device), tensor) as (ranks, device):
         stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks)
-    if ranks.is_first:
-        print(f"checkpoint: {stage_dir / 'checkpoint'}")
+        if ranks.is_first:
+            print(f"checkpoint: {stage_dir / 'checkpoint'}")
 
 
 def _launch(args: argparse.Namespace) -> None:

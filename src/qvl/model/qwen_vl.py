@@ -8,7 +8,7 @@ from qvl.model.adapter import Adapter
 from qvl.model.cache import KVCache
 from qvl.model.config import QwenVLConfig
 from qvl.model.language import LanguageModel, Positions
-from qvl.model.loss import next_token_loss, supervised_places
+from qvl.model.loss import head_loss, supervised_places
 from qvl.model.rope import logn_scale, ntk_alpha, rotary_tables
 from qvl.model.vision import VisionEncoder
 
@@ -55,9 +55,8 @@ class QwenVL(nn.Module):
         """
         hidden = self.hidden_states(input_ids, pixel_values, attention_mask, document_ids)
         places = supervised_places(labels)
-        logits = self.language.head(hidden[places])  # (M, V)
         weights = None if loss_weights is None else loss_weights[:, 1:][places[:, :-1]]
-        return next_token_loss(logits, labels[:, 1:][places[:, :-1]], weights)
+        return head_loss(hidden[places], self.language.head.weight, labels[:, 1:][places[:, :-1]], weights)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (N, 3, S, S) -> what stands for each image in the sequence, (N, Q, D)."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qvl.checkpoint.layout import CONFIG_NAME, save_model
 from qvl.checkpoint.state import StateWriter, restore
-from qvl.data.loader import Loader, lost
+from qvl.data.loader import Loader, State, lost
 from qvl.errors import DataError, RecipeError
 from qvl.files import write_text
 from qvl.images import normalize
@@ -159,12 +159,12 @@ def train(
                     optimizer.step()
             telemetry.step(step, lr, seen, float(norm), _by_part(parts, norms), fault)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-                places = {k: v for state in ranks.gather(seen.loader_state) for k, v in state.items()}
-                writer.save(step + 1, snapshot.tensors(), {"loader": places, "norms": list(faults.norms)})
+                values = {"loader": _of_all(seen.loader_state, ranks), "norms": list(faults.norms)}
+                writer.save(step + 1, snapshot.tensors(), values)
     writer.finish()
     model.eval()
     if isinstance(loader, Loader):
-        counts = [sum(count) for count in zip(*map(lost, ranks.gather(seen.loader_state)), strict=True)]
+        counts = lost(_of_all(seen.loader_state, ranks))
         if ranks.is_first and any(counts):
             print(
                 f"{recipe.name}: left out {counts[0]} times a sample longer than a row of {recipe.data.row_length} "
@@ -176,6 +176,11 @@ def train(
             features = model.vision(normalize(pixels.to(device)))
             named = head.accuracy(features, model.adapter(features), labels.to(device))
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))
+
+
+def _of_all(state: State, ranks: Ranks) -> State:
+    """Where the streams of all ranks stand."""
+    return {stream: place for part in ranks.gather(state) for stream, place in part.items()}
 
 
 def _parts(modules: Mapping[str, nn.Module], params: list[Tensor]) -> list[str]:

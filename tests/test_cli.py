@@ -39,11 +39,29 @@ def test_python_m_qvl_is_the_same_program() -> None:
     assert done.stderr.startswith("error: nowhere: no run here")
 
 
+def test_a_dry_run_tells_of_the_published_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "recipes/pretrain.toml", "--dry-run", "--out", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = {line[0]: line[1:3] for line in lines if line}
+    assert table["language"] == ["0", "7,721,324,544"]
+    assert sum(int(number.replace(",", "")) for number in table["together"]) == 9_656_935_168
+    assert ["a", "step", "30,720", "rows"] in [line[:4] for line in lines]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [f"data.split_dirs=['{split_dir.name}']", "data.mixture={vqa = 1.0}", "data.batch_rows=8"]
+    flags = [flag for value in values for flag in ("--set", value)]
+    assert main(["train", PRETRAIN, "--dry-run", "--out", str(split_dir.parent), *flags]) == 0
+    assert "about 8 samples, 8 pictures" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
         (["train", "no.toml"], 3, "no such recipe"),
         (["train", PRETRAIN, "--set", "stepz=1"], 3, "did you mean 'steps'"),
+        (["train", PRETRAIN, "--ranks", "0"], 2, "--ranks 0: at least 1"),
         (["train", PRETRAIN, "--device", "gpu"], 2, "--device gpu"),
         (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "no *.parquet shard here"),
         (["evaluate", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),

@@ -59,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path)
     train.add_argument("--out", type=Path, default=Path("runs/tiny"), help="the run's folder")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    train.add_argument("--log-to", nargs="+", default=[], choices=["tensorboard", "wandb"], help="its numbers too")
+    train.add_argument("--dry-run", action="store_true", help="say what would train, and leave")
     train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
     train.add_argument("--device", default="cpu")
 
@@ -111,16 +113,22 @@ def _world(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from qvl.train.describe import describe
     from qvl.train.ranks import joined
     from qvl.train.recipe import load_recipe
     from qvl.train.trainer import run_recipe
 
-    tensor = load_recipe(args.recipe, args.set).parallel.tensor
+    recipe = load_recipe(args.recipe, args.set)
+    if args.dry_run:
+        print(describe(recipe, args.out))
+        return
+    if args.ranks < 1:
+        raise UsageError(f"--ranks {args.ranks}: at least 1")
     if args.ranks > 1:
         _launch(args)
         return
-    with joined(_device(args.device), tensor) as (ranks, device):
-        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks)
+    with joined(_device(args.device), recipe.parallel.tensor) as (ranks, device):
+        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to)
         if ranks.is_first:
             print(f"checkpoint: {stage_dir / 'checkpoint'}")
 
@@ -131,7 +139,8 @@ def _launch(args: argparse.Namespace) -> None:
     from qvl.train.launch import launch
 
     values = [flag for value in args.set for flag in ("--set", value)]
-    command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values]
+    sinks = ["--log-to", *args.log_to] if args.log_to else []
+    command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values, *sinks]
     launch(args.ranks, command, shlex.join(["qvl", *command, "--ranks", str(args.ranks)]))
 
 

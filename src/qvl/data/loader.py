@@ -86,7 +86,7 @@ class Loader:
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), "decode") as decoders:
             pending: deque[tuple[list[Row], Tensor, list[Future[None]], State]] = deque()
             try:
-                for rows, state in self._rows():
+                for rows, state in self.rows():
                     pixels, futures = self._decode(rows, decoders)
                     pending.append((rows, pixels, futures, state))
                     if len(pending) > AHEAD:
@@ -104,10 +104,11 @@ class Loader:
 
     def batches_of_samples(self) -> Iterator[list[Sample]]:
         """The samples of each batch in reading order, without their tensors."""
-        for rows, _ in self._rows():
+        for rows, _ in self.rows():
             yield [drawn.sample for row in rows for drawn in row]
 
-    def _rows(self) -> Iterator[tuple[list[Row], State]]:
+    def rows(self) -> Iterator[tuple[list[Row], State]]:
+        """The rows of each batch, pictures as they lie in the shards, with the state that follows it."""
         state = {str(stream.number): stream.state.as_dict() for stream in self.streams}
         with ThreadPoolExecutor(1, "plan") as planner:
             sources = [(str(stream.number), stream.batches(planner)) for stream in self.streams]

@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from qvl.train.measure import Seen
 from qvl.train.ranks import Ranks
 from qvl.train.recipe import Recipe
+from qvl.train.sinks import open_sink
 
 LOG_NAME = "log.jsonl"
 
@@ -20,12 +22,16 @@ LOG_NAME = "log.jsonl"
 class Telemetry:
     """The first rank writes log.jsonl and shows the bar. On resume, lines after the resumed step are cut off."""
 
-    def __init__(self, stage_dir: Path, recipe: Recipe, first_step: int, device: str, ranks: Ranks) -> None:
+    def __init__(
+        self, stage_dir: Path, recipe: Recipe, first_step: int, device: str, ranks: Ranks, log_to: Sequence[str] = ()
+    ) -> None:
+        """log_to: sinks that get the numbers too."""
         self.speaks, self.device = ranks.is_first, device
         self.start = time.perf_counter()
         self.samples = self.images = self.tokens = 0
         if self.speaks:
             path = stage_dir / LOG_NAME
+            self.sinks = [open_sink(name, stage_dir, recipe, first_step) for name in log_to]
             self.elapsed_before = _keep_lines_before(path, first_step)
             self.file = path.open("a", encoding="utf-8")
             self.bar = tqdm(total=recipe.steps, initial=first_step, desc=recipe.name, unit="step", dynamic_ncols=True)
@@ -39,6 +45,8 @@ class Telemetry:
         if self.speaks:
             self.bar.close()
             self.file.close()
+            for sink in self.sinks:
+                sink.close()
 
     def step(
         self, step: int, lr: float, seen: Seen, grad_norm: float, grad_norms: dict[str, float], fault: str | None
@@ -70,6 +78,9 @@ class Telemetry:
             record["skipped"] = fault
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
+        numbers = {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
+        for sink in self.sinks:
+            sink.write(step, numbers | {f"grad_norms/{part}": norm for part, norm in grad_norms.items()})
         shown = {"loss": f"{seen.loss:.3g}", "lr": f"{lr:.3g}", "samples/s": f"{self.samples / elapsed:.0f}"}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()

@@ -1,7 +1,7 @@
 """A recipe -> a trained stage: the loop, its checkpoints and how it resumes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,8 +37,9 @@ def run_recipe(
     out: Path = Path("runs/tiny"),
     device: str = "cpu",
     ranks: Ranks = ALONE,
+    log_to: Sequence[str] = (),
 ) -> Path:
-    """Train one stage into `out/NAME` and return that folder; every rank calls.
+    """Train one stage into `out/NAME` and return that folder; every rank calls. log_to: see qvl.train.sinks.
 
     Starts again where a killed run was; a finished stage is left as it is. Raises RecipeError when the folder
     holds a run of the same name with other values.
@@ -66,7 +67,7 @@ def run_recipe(
         prepare_blocks(model.to(device), recipe.parallel)
     assert model is not None
     head = build_head(recipe, model, tokenizer)
-    train(model, head, loader, recipe, stage_dir, device, ranks)
+    train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
     trained = whole_model(model, ranks)
     if trained is not None:
         save_model(trained, stage_dir / "checkpoint", tokenizer)
@@ -117,6 +118,7 @@ def train(
     stage_dir: Path,
     device: str,
     ranks: Ranks = ALONE,
+    log_to: Sequence[str] = (),
 ) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on one rank and the CPU.
 
@@ -143,7 +145,7 @@ def train(
     measure = token_measure(model, recipe, device) if head is None else dense_measure(model, head, recipe, device)
     batches = iter(loader)
     model.train()
-    with Telemetry(stage_dir, recipe, first_step, device, ranks) as telemetry:
+    with Telemetry(stage_dir, recipe, first_step, device, ranks, log_to) as telemetry:
         for step in range(first_step, recipe.steps):
             set_lr(optimizers, lr := lr_at(step, recipe.steps, recipe.optim))
             for optimizer in optimizers:

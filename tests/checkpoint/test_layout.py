@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qvl.checkpoint import load_model, save_model
+from qvl.checkpoint import layout, load_model, save_model
 from qvl.checkpoint.names import published_names
 from qvl.errors import CheckpointError
 from qvl.model.config import PRESETS
@@ -88,6 +88,19 @@ def test_sharded_files_with_an_index(folder: Path) -> None:
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-1\.safetensors, which is missing"):
         load_model(folder)
+
+
+def test_a_large_model_is_saved_in_several_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(folder)
+    save_model(model, tmp_path)
+    monkeypatch.setattr(layout, "MAX_FILE_BYTES", 100_000)
+    save_model(model, tmp_path)
+    files = sorted(path for path in tmp_path.glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    assert all(path.stat().st_size < 110_000 or len(load_file(path)) == 1 for path in files)
+    for name, tensor in load_model(tmp_path).state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
 
 
 def test_an_index_that_names_no_files(folder: Path) -> None:

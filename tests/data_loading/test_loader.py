@@ -56,7 +56,7 @@ def task_of(sample_id: str) -> str:
 def test_documents_in_a_row_are_the_rendered_samples_of_one_task(split: Path) -> None:
     samples = {sample.id: sample for sample in read_split(split)}
     for batch in batches(loader(split, {"vqa": 1.0, "dialogue": 1.0}), 4):
-        sample_ids, pictures = iter(batch.sample_ids), []
+        sample_ids, pictures, lengths = iter(batch.sample_ids), [], []
         for row in range(len(batch.input_ids)):
             tasks = set()
             for number in range(int(batch.document_ids[row].max()) + 1):
@@ -68,10 +68,11 @@ def test_documents_in_a_row_are_the_rendered_samples_of_one_task(split: Path) ->
                 assert rendered is not None
                 assert batch.input_ids[row][places].tolist() == rendered.input_ids
                 assert batch.labels[row][places].tolist() == [IGNORE_INDEX, *rendered.labels[1:]]
+                lengths.append(len(rendered.input_ids))
                 pictures += [images.training_pixels(sample.images[k], 56) for k in rendered.image_indices]
             assert len(tasks) == 1
         assert next(sample_ids, None) is None
-        assert batch.pixels is not None
+        assert batch.document_lengths == lengths
         assert torch.equal(batch.pixels, torch.stack(pictures))
         assert (batch.labels[batch.document_ids < 0] == IGNORE_INDEX).all()
 
@@ -84,6 +85,7 @@ def test_interleaved_rows_are_one_document(split: Path) -> None:
     assert torch.equal(isolated.labels, interleaved.labels)
     assert isolated.document_ids.max() > 0
     assert torch.equal(interleaved.document_ids, isolated.document_ids.clamp(max=0))
+    assert interleaved.document_lengths == (interleaved.document_ids == 0).sum(1).tolist()
 
 
 def test_tasks_come_by_weight_and_no_sample_twice_before_all_have_come(split: Path) -> None:

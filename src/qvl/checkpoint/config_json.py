@@ -36,17 +36,25 @@ def config_from_json(raw: dict[str, Any], source: str) -> QwenVLConfig:
     visual = raw.get("visual")
     if not isinstance(visual, dict):
         raise CheckpointError(f"{source}: no table 'visual': this is not a Qwen-VL checkpoint")
-    if "quantization_config" in raw:
-        raise CheckpointError(f"{source}: quantised weights (quantization_config) are not supported yet")
+    language = language_from_json(raw, source)
     vision = _take(visual, _VISION_KEYS, source, "visual.")
     vision.update({key: visual[key] for key in _VISION_EXTRAS if key in visual})
-    language = _take(raw, _LANGUAGE_KEYS, source, "")
     start = _take(visual, {"image_start_id": "image_start_id"}, source, "visual.")["image_start_id"]
     try:
-        config = QwenVLConfig(VisionConfig(**vision), LanguageConfig(**language), start)
+        return QwenVLConfig(VisionConfig(**vision), language, start)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    if (kv_channels := raw.get("kv_channels")) not in (None, config.language.head_size):
+
+
+def language_from_json(raw: dict[str, Any], source: str) -> LanguageConfig:
+    """The language model's values of a config.json, Qwen-VL's or Qwen-7B's. CheckpointError names source and key."""
+    if "quantization_config" in raw:
+        raise CheckpointError(f"{source}: quantised weights (quantization_config) are not supported yet")
+    try:
+        config = LanguageConfig(**_take(raw, _LANGUAGE_KEYS, source, ""))
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    if (kv_channels := raw.get("kv_channels")) not in (None, config.head_size):
         raise CheckpointError(f"{source}: kv_channels = {kv_channels} must be hidden_size / num_attention_heads")
     return config
 

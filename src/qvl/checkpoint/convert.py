@@ -6,15 +6,7 @@ from pathlib import Path
 
 import torch
 
-from qvl.checkpoint.layout import (
-    BIN_PATTERN,
-    CONFIG_NAME,
-    INDEX_NAME,
-    WEIGHTS_NAME,
-    load_config,
-    write_text,
-    write_weights,
-)
+from qvl.checkpoint.layout import files_of, load_config, read_json, write_text, write_weights
 from qvl.checkpoint.pickles import read_pickle
 from qvl.errors import CheckpointError
 from qvl.text.tokenizer import VOCABULARY_NAME
@@ -23,33 +15,37 @@ from qvl.text.tokenizer import VOCABULARY_NAME
 def convert_bin(directory: str | Path, out_dir: str | Path) -> list[Path]:
     """Rewrite every *.bin of a checkpoint folder as safetensors in out_dir, one file for one, with an index.
 
-    config.json and the vocabulary go along, config.json last: a conversion that was stopped is no checkpoint.
-    Nothing is written before every source could be read; out_dir may be the folder itself. Raises
-    CheckpointError for a folder without .bin files or a file that is not a plain dictionary of tensors.
+    The configuration and the vocabulary go along, the former last: a conversion that was stopped is no checkpoint.
+    Folders of Qwen-7B and of OpenCLIP, from which stage 1 starts, convert too. Nothing is written before every
+    source could be read; out_dir may be the folder itself. Raises CheckpointError for a folder without .bin files
+    or a file that is not a plain dictionary of tensors.
     """
     directory, out_dir = Path(directory), Path(out_dir)
-    sources = sorted(directory.glob(BIN_PATTERN))
+    files = files_of(directory)
+    sources = sorted(directory.glob(files.bins))
     if not sources:
-        raise CheckpointError(f"{directory}: no {BIN_PATTERN} here")
-    load_config(directory)
+        raise CheckpointError(f"{directory}: no {files.bins} here")
+    if "visual" in read_json(directory / files.config):
+        load_config(directory)
     parts = [_read_bin(source) for source in sources]  # mapped, not held in memory
     out_dir.mkdir(parents=True, exist_ok=True)
     weight_map, written, total = {}, [], 0
     for number, tensors in enumerate(parts, start=1):
-        name = WEIGHTS_NAME if len(sources) == 1 else f"model-{number:05d}-of-{len(sources):05d}.safetensors"
+        stem = files.weights.removesuffix(".safetensors")
+        name = files.weights if len(sources) == 1 else f"{stem}-{number:05d}-of-{len(sources):05d}.safetensors"
         write_weights(_unshared(tensors), out_dir / name)
         weight_map.update(dict.fromkeys(tensors, name))
         total += sum(value.numel() * value.element_size() for value in tensors.values())
         written.append(out_dir / name)
     if len(sources) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_text(out_dir / INDEX_NAME, json.dumps(index, indent=2))
+        write_text(out_dir / files.index, json.dumps(index, indent=2))
     else:
-        (out_dir / INDEX_NAME).unlink(missing_ok=True)
+        (out_dir / files.index).unlink(missing_ok=True)
     if out_dir.resolve() != directory.resolve():
         if (directory / VOCABULARY_NAME).exists():
             shutil.copy(directory / VOCABULARY_NAME, out_dir / VOCABULARY_NAME)
-        write_text(out_dir / CONFIG_NAME, (directory / CONFIG_NAME).read_text(encoding="utf-8"))
+        write_text(out_dir / files.config, (directory / files.config).read_text(encoding="utf-8"))
     return written
 
 

@@ -1,6 +1,6 @@
 """Published parameter names <-> ours: one table, both ways. No tensor is permuted.
 
-Source: pytorch_model.bin.index.json of the published checkpoints (853 names).
+Source: pytorch_model.bin.index.json of the published checkpoints (853 names); OpenCLIP's VisionTransformer.
 """
 
 from qvl.model.config import QwenVLConfig
@@ -64,3 +64,20 @@ def published_names(config: QwenVLConfig) -> dict[str, str]:
             if ours == "c_attn" or (ours in _LANGUAGE_BIASED and not config.language.no_bias):
                 names[f"language.blocks.{layer}.{ours}.bias"] = f"transformer.h.{layer}.{theirs}.bias"
     return names
+
+
+def part_names(config: QwenVLConfig, part: str) -> dict[str, str]:
+    """Our name within the part -> published name. Qwen-7B's folder names the language model's tensors so too."""
+    return {
+        ours.removeprefix(f"{part}."): theirs
+        for ours, theirs in published_names(config).items()
+        if ours.startswith(f"{part}.")
+    }
+
+
+def open_clip_names(config: QwenVLConfig) -> dict[str, str]:
+    """Our name within `vision` -> OpenCLIP's, from which the published ViT's names come."""
+    return {
+        ours: theirs.removeprefix("transformer.").replace(".attn.in_proj.", ".attn.in_proj_")
+        for ours, theirs in part_names(config, "vision").items()
+    }

@@ -40,7 +40,7 @@ class StateWriter:
         self.state_dir, self.is_first = state_dir, is_first
         # A group of its own: the thread that writes talks to other ranks while this one trains.
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        self.pending: Future[Any] | None = None
+        self.pending: tuple[Path, Future[Any]] | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], values: Values) -> None:
         """Copy a state and write it from a thread; waits for the one before.
@@ -58,17 +58,22 @@ class StateWriter:
             async_stager=DefaultStager(StagingOptions(False, False, False, False)),
             no_dist=self.group is None,
         )
-        self.pending = saving if isinstance(saving, Future) else saving.upload_completion
+        self.pending = path, saving if isinstance(saving, Future) else saving.upload_completion
 
     def finish(self) -> None:
         """Wait until the last state is on the disk. CheckpointError says why it could not be written."""
         if self.pending is None:
             return
-        pending, self.pending = self.pending, None
+        (path, pending), self.pending = self.pending, None
         try:
             pending.result()
         except (OSError, RuntimeError, dcp.CheckpointException) as error:
-            raise CheckpointError(f"{self.state_dir}: a state could not be written ({_reason(error)})") from error
+            free = shutil.disk_usage(self.state_dir).free / 1e6
+            if self.is_first:
+                shutil.rmtree(path, ignore_errors=True)
+            raise CheckpointError(
+                f"{path}: a state could not be written ({_reason(error)}; {free:,.0f} MB were free on its disk)"
+            ) from error
         if self.is_first:
             _tidy(self.state_dir)
 

@@ -1,6 +1,7 @@
 """`qvl VERB`: flags -> one call. Imports stand inside functions, so that --help is quick."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from qvl.cli.data import add_data_tools
 from qvl.cli.verb import add_verb
-from qvl.errors import QvlError, UsageError
+from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
 
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -32,6 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or error}: {error.strerror}", file=sys.stderr)
         return QvlError.exit_code
     return 0
+
+
+def _say(error: QvlError) -> None:
+    """One line; of several ranks each names itself, and what all of them find wrong is said once."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"error: {error}", file=sys.stderr)
+    elif not isinstance(error, UsageError | RecipeError):
+        print(f"error: rank {rank}: {error}", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,6 +124,7 @@ def _world(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from qvl.train.describe import describe
+    from qvl.train.launch import losing_others_is_told
     from qvl.train.ranks import joined
     from qvl.train.recipe import load_recipe
     from qvl.train.trainer import run_recipe
@@ -127,7 +138,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.ranks > 1:
         _launch(args)
         return
-    with joined(_device(args.device), recipe.parallel.tensor) as (ranks, device):
+    with losing_others_is_told(), joined(_device(args.device), recipe.parallel.tensor) as (ranks, device):
         stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to)
         if ranks.is_first:
             print(f"checkpoint: {stage_dir / 'checkpoint'}")

@@ -45,6 +45,14 @@ class Batch:
         """Real tokens: padding is not counted."""
         return int((self.document_ids >= 0).sum())
 
+    @property
+    def document_lengths(self) -> list[int]:
+        """Tokens of each run of tokens that see each other, in reading order."""
+        rows = self.document_ids.numpy()
+        numbers = np.where(rows < 0, -1, rows + np.arange(len(rows))[:, None] * rows.shape[1])
+        _, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+        return counts.tolist()
+
 
 class Loader:
     """Endless batches of a rank's streams, one of each in turn.

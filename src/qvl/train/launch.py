@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from qvl.errors import QvlError, TrainingError
+from qvl.errors import TrainingError
 
 ENDS_WITHIN_S = 5  # the others, asked to
 
@@ -41,7 +43,10 @@ def launch(count: int, arguments: Sequence[str], again: str) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "qvl", *arguments)
+    except SignalException as error:  # this process was asked to end, and has ended the ranks
+        raise SystemExit(128 + error.sigval) from error
     except ChildFailedError as error:
+        print(file=sys.stderr)  # below the bar of a rank that could not end it
         rank, failure = _root(error.failures)
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
@@ -58,8 +63,17 @@ def _root(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
     return min((own or failures).items(), key=lambda item: item[1].timestamp)
 
 
-def lost_partner(error: RuntimeError) -> QvlError | None:
-    """What torch says when another rank is gone -> our error; None for any other."""
-    if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-        return TrainingError("another rank ended, which says why itself, and this one with it")
-    return None
+@contextmanager
+def losing_others_is_told() -> Iterator[None]:
+    """TrainingError instead of torch's words when the rank that this one talks to is gone.
+
+    Asked to end, a rank ends at once: waiting for one that is gone it would not hear an exception.
+    """
+    if "WORLD_SIZE" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise TrainingError("lost the connection to another rank; the one that ended first says why") from error
+        raise

@@ -12,7 +12,9 @@ from qvl.data.loader import Batch, State
 from qvl.images import normalize
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
+from qvl.text.special_tokens import IGNORE_INDEX
 from qvl.train.dense import DenseHead
+from qvl.train.flops import StepWork, step_operations
 from qvl.train.parallel import delay_reduction
 from qvl.train.ranks import Ranks
 from qvl.train.recipe import Recipe
@@ -30,6 +32,7 @@ class Seen:
     samples: int = 0
     images: int = 0
     tokens: int = 0  # real ones
+    operations: float = 0.0  # of the model, in floating point
     waited_s: float = 0.0  # for data, the mean of the ranks
     micro_batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)  # loss, sample ids
     loader_state: State = field(default_factory=dict)
@@ -60,18 +63,23 @@ def accumulate(
             seen.samples += len(batch.sample_ids)
             seen.images += len(batch.pixels)
             seen.tokens += batch.num_tokens
+            supervised = int((batch.labels != IGNORE_INDEX).sum())
+            work = StepWork(len(batch.pixels), batch.document_lengths, supervised)
         else:
             seen.samples += len(batch[0])
             seen.images += len(batch[0])
             seen.tokens += batch[1][..., 0].numel()
+            work = StepWork(len(batch[0]), (), 0)
+        seen.operations += step_operations(model.config, recipe.trains, work).total
     _add_up(seen, ranks)
     return seen
 
 
 def _add_up(seen: Seen, ranks: Ranks) -> None:
-    values = [seen.loss_sum, seen.weight, seen.samples, seen.images, seen.tokens, seen.waited_s / ranks.data_size]
+    values = [seen.loss_sum, seen.weight, seen.operations, seen.waited_s / ranks.data_size]
+    values += [seen.samples, seen.images, seen.tokens]
     summed = ranks.add(torch.tensor(values, dtype=torch.float64)).tolist()
-    seen.loss_sum, seen.weight, *counts, seen.waited_s = summed
+    seen.loss_sum, seen.weight, seen.operations, seen.waited_s, *counts = summed
     seen.samples, seen.images, seen.tokens = map(int, counts)
 
 

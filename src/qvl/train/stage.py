@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from qvl.checkpoint.layout import load_model
+from qvl.checkpoint.donors import load_part
 from qvl.data.loader import Loader
 from qvl.errors import RecipeError
 from qvl.model.config import PRESETS, QwenVLConfig
@@ -36,14 +36,13 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
 
 
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:
-    """A fresh model from the seed, with the parts named in init_from copied from earlier stages."""
+    """A fresh model from the seed, with the parts named in init_from copied from earlier stages or other folders."""
     model = QwenVL(model_config(recipe, tokenizer))
     model.initialize(recipe.seed)
     for part, source in recipe.init_from.items():
         folder = run_dir / source / "checkpoint"
-        donor = load_model(folder if folder.exists() else Path(source))
-        target = model.get_submodule(part)
-        target.load_state_dict(donor.get_submodule(part).state_dict())
+        tensors = load_part(folder if folder.exists() else Path(source), part, model.config)
+        model.get_submodule(part).load_state_dict(tensors)
     return model
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from qvl.train.devices import device_reported
+from qvl.train.flops import mfu
 from qvl.train.measure import Seen
 from qvl.train.ranks import Ranks
 from qvl.train.recipe import Recipe
@@ -29,6 +31,10 @@ class Telemetry:
         self.speaks, self.device = ranks.is_first, device
         self.start = time.perf_counter()
         self.samples = self.images = self.tokens = 0
+        self.operations = 0.0
+        self.gpus = ranks.data_size * ranks.tensor_size
+        gpu = device_reported(torch.cuda.get_device_name(device)) if device.startswith("cuda") else None
+        self.peak = gpu.peak_flops if gpu else None  # FLOP/s of one
         if self.speaks:
             path = stage_dir / LOG_NAME
             self.sinks = [open_sink(name, stage_dir, recipe, first_step) for name in log_to]
@@ -57,6 +63,7 @@ class Telemetry:
         self.samples += seen.samples
         self.images += seen.images
         self.tokens += seen.tokens
+        self.operations += seen.operations
         elapsed = time.perf_counter() - self.start
         record: dict[str, Any] = {
             "step": step,
@@ -70,10 +77,13 @@ class Telemetry:
             "samples_per_s": round(self.samples / elapsed, 2),
             "images_per_s": round(self.images / elapsed, 2),
             "tokens_per_s": round(self.tokens / elapsed, 1),
+            "tflop_per_s": round(self.operations / elapsed / 1e12, 4),
             "data_wait_s": round(seen.waited_s, 4),
             "peak_memory_gb": round(_peak_memory(self.device) / 1e9, 3),
             "elapsed_s": round(self.elapsed_before + elapsed, 2),
         }
+        if self.peak:
+            record["mfu"] = round(mfu(self.operations, elapsed, self.gpus, self.peak), 4)
         if fault:
             record["skipped"] = fault
         self.file.write(json.dumps(record) + "\n")

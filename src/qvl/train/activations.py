@@ -216,10 +216,10 @@ def head(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow: Gradien
         made = learns * (product + FULL * how.casts) * weights
         backward = kept + max(3 * FULL * logits, product * (logits + states) + made)
         return Footprint(kept + FULL * logits, forward, backward)
-    rows = HELD_LOGITS // c.vocab_size
-    chunk, following = rows * c.vocab_size, min(rows, batch.supervised - rows) * c.vocab_size
-    own = FULL if how.casts else product  # bytes of a weight, and so of its gradient
-    saved = norm + stream * states + learns * own * weights
-    wide = FULL + (product if product != FULL else 0)  # logits, and the same as they go into products
-    forward = saved + chosen + how.cast * weights + wide * chunk + max(wide * following, learns * 2 * own * weights)
-    return Footprint(saved, forward, saved + stream * (states + n)) if flow.passes else Footprint(0, forward, 0)
+    chunk = HELD_LOGITS // c.vocab_size * c.vocab_size
+    own = FULL if how.casts else product  # bytes of a weight, and so of its gradient in the end
+    left = stream * states + learns * own * weights  # the gradients that the chunks leave behind
+    made = product * states + learns * (FULL + own * (own != FULL)) * weights
+    logits_held = (product + FULL * (product != FULL)) * chunk
+    forward = norm + chosen + how.cast * weights + made + logits_held
+    return Footprint(norm + left, forward, norm + 2 * left) if flow.passes else Footprint(0, forward, 0)

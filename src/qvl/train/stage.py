@@ -20,19 +20,23 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
     return Tokenizer.tiny() if recipe.preset == "tiny" else Tokenizer.published()
 
 
-def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset at the recipe's size of pictures, with the image span's ids and the vocabulary's size taken from the
-    tokenizer."""
+def sized_config(recipe: Recipe) -> QwenVLConfig:
+    """The preset at the recipe's size of pictures."""
     if recipe.preset not in PRESETS:
         raise RecipeError(f"preset = {recipe.preset!r}: known presets are {', '.join(PRESETS)}")
     config = PRESETS[recipe.preset]
-    vocab_rows = math.ceil(tokenizer.vocab_size / 128) * 128
     try:
         vision = replace(config.vision, image_size=recipe.image_size or config.vision.image_size)
     except ValueError as error:
         raise RecipeError(f"image_size = {recipe.image_size}: {error}") from error
-    language = replace(config.language, vocab_size=vocab_rows)
-    return replace(config, vision=vision, language=language, image_start_id=tokenizer.special.img_start)
+    return replace(config, vision=vision)
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
+    """The same, with the image span's ids and the vocabulary's size taken from the tokenizer."""
+    config = sized_config(recipe)
+    language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
+    return replace(config, language=language, image_start_id=tokenizer.special.img_start)
 
 
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:

@@ -17,7 +17,7 @@ from qvl.model.config import PRESETS, LanguageConfig, QwenVLConfig, VisionConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.special_tokens import IGNORE_INDEX
 from qvl.train.devices import DEVICES, device_named, device_reported
-from qvl.train.flops import StepWork, forward_operations, mfu, step_operations
+from qvl.train.flops import StepWork, forward_operations, mfu, recomputed_operations, step_operations
 from qvl.train.optim import freeze
 
 PARTS = ("vision", "adapter", "language")
@@ -40,18 +40,16 @@ ROWS, TOKENS, SUPERVISED = 3, 24, 9
 WORK = StepWork(images=2, documents=(TOKENS,) * ROWS, supervised=ROWS * SUPERVISED)
 
 
-def counted(config: QwenVLConfig, trains: tuple[str, ...], pictures: bool = True) -> tuple[int, int]:
-    """(forward, backward) of WORK by torch's counter; pictures at the start of the first two rows."""
+def counted(config: QwenVLConfig, trains: tuple[str, ...], pictures: int = 2) -> tuple[int, int]:
+    """(forward, backward) of WORK by torch's counter; pictures at the start of the first rows."""
     torch.manual_seed(0)
     model = QwenVL(config)
     model.initialize(0)
     freeze(model, trains)
     ids = torch.randint(0, 200, (ROWS, TOKENS))
-    pixels = None
-    if pictures:
-        end = config.vision.num_queries + 1
-        ids[:2, 0], ids[:2, end] = config.image_start_id, config.image_end_id
-        pixels = torch.randn(2, 3, config.vision.image_size, config.vision.image_size)
+    end = config.vision.num_queries + 1
+    ids[:pictures, 0], ids[:pictures, end] = config.image_start_id, config.image_end_id
+    pixels = torch.randn(pictures, 3, config.vision.image_size, config.vision.image_size)
     labels = torch.full_like(ids, IGNORE_INDEX)
     labels[:, -SUPERVISED:] = ids[:, -SUPERVISED:]
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' backward counts what they compute again
@@ -88,12 +86,20 @@ def test_an_adapter_of_the_vits_width_has_no_first_projection() -> None:
 
 @pytest.mark.parametrize("trains", [("language",), ("vision", "adapter")], ids=str)
 def test_text_alone_costs_the_vision_parts_nothing(trains: tuple[str, ...]) -> None:
-    """And with a frozen language model there is nothing to go back for."""
+    """A frozen language model passes gradients on nevertheless: ranks go the same way whatever their samples show."""
     work = replace(WORK, images=0)
-    forward, backward = counted(SMALL, trains, pictures=False)
+    forward, backward = counted(SMALL, trains, pictures=0)
     ours = step_operations(SMALL, trains, work)
     assert ours.vision == ours.adapter == 0
-    assert ours.total + other_half(SMALL, 2 if "language" in trains else 0) == forward + backward
+    assert ours.total + other_half(SMALL, 2) == forward + backward
+
+
+def test_blocks_that_run_again_cost_a_forward_pass_of_theirs() -> None:
+    """All but the ends: the stem, the adapter, the head, and a frozen ViT."""
+    forward = forward_operations(SMALL, WORK)
+    stem = 2 * 2 * 16 * 588 * 48
+    assert recomputed_operations(SMALL, PARTS, WORK) == forward.vision - stem + forward.language
+    assert recomputed_operations(SMALL, ("adapter", "language"), WORK) == forward.language
 
 
 def test_isolated_documents_save_attention_alone() -> None:

@@ -78,6 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_finetune(verbs)
 
+    plan = add_verb(verbs, "plan", _plan, "memory, time and cost of a stage on so many GPUs, and how to share it")
+    plan.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="one, or several to add up their cost")
+    plan.add_argument("--gpus", type=int, required=True, metavar="N")
+    plan.add_argument("--device", required=True, help="h100, h200, a100-80g, a100-40g, l40s, rtx4090, ...")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    plan.add_argument("--mfu", type=float, help="share of the peak that computing is taken to reach (0.4)")
+    plan.add_argument("--json", action="store_true", help="as JSON, a list with a plan for each recipe")
+
     evaluate = add_verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
     evaluate.add_argument("model", type=Path, help="checkpoint folder")
     evaluate.add_argument("--adapter", type=Path, help="folder of adapters for the model")
@@ -230,6 +238,25 @@ def _launch(args: argparse.Namespace) -> None:
     sinks = ["--log-to", *args.log_to] if args.log_to else []
     command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values, *sinks]
     launch(args.ranks, command, shlex.join(["qvl", *command, "--ranks", str(args.ranks)]))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    import json
+
+    from qvl.train.devices import device_named
+    from qvl.train.plan_report import plan_text, plan_values, total_text
+    from qvl.train.planner import ASSUMED_MFU, plan
+    from qvl.train.recipe import load_recipe
+
+    device = device_named(args.device)
+    reached = ASSUMED_MFU if args.mfu is None else args.mfu
+    plans = [plan(load_recipe(path, args.set), device, args.gpus, reached) for path in args.recipes]
+    if args.json:
+        print(json.dumps([plan_values(one) for one in plans], indent=2))
+        return
+    print("\n\n".join(map(plan_text, plans)))
+    if len(plans) > 1:
+        print(f"\n{total_text(plans)}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ class Product:
     part: str
     forward: float
     gradients: int  # 0 to 2
+    in_block: bool = False
 
 
 def step_operations(config: QwenVLConfig, trains: Collection[str], work: StepWork) -> Operations:
@@ -64,6 +65,11 @@ def forward_operations(config: QwenVLConfig, work: StepWork) -> Operations:
     return step_operations(config, (), work)
 
 
+def recomputed_operations(config: QwenVLConfig, trains: Collection[str], work: StepWork) -> float:
+    """What activation checkpointing adds: another forward pass of the blocks through which gradients go."""
+    return sum(p.forward for p in _products(config, trains, work) if p.in_block and p.gradients)
+
+
 def mfu(operations: float, seconds: float, gpus: int, peak: float) -> float:
     """Model FLOPs utilisation: the operations of real tokens over what the GPUs could have done in that time.
 
@@ -75,8 +81,8 @@ def mfu(operations: float, seconds: float, gpus: int, peak: float) -> float:
 def _products(config: QwenVLConfig, trains: Collection[str], work: StepWork) -> Iterator[Product]:
     yield from _vision(config, "vision" in trains, work.images)
     yield from _adapter(config, "vision" in trains, "adapter" in trains, work.images)
-    pictures = work.images > 0 and ("vision" in trains or "adapter" in trains)
-    yield from _language(config, pictures, "language" in trains, work)
+    upstream = "vision" in trains or "adapter" in trains  # a step without pictures goes the same way
+    yield from _language(config, upstream, "language" in trains, work)
 
 
 def _vision(config: QwenVLConfig, learns: bool, images: int) -> Iterator[Product]:
@@ -86,7 +92,7 @@ def _vision(config: QwenVLConfig, learns: bool, images: int) -> Iterator[Product
     yield Product("vision", 2.0 * images * patches * pixels * c.width, int(learns))  # pixels need no gradient
     matrices = c.layers * (4 * c.width**2 + 2 * c.width * inner)
     attention = c.layers * 2 * patches * c.width
-    yield Product("vision", 2.0 * images * patches * (matrices + attention), 2 * learns)
+    yield Product("vision", 2.0 * images * patches * (matrices + attention), 2 * learns, True)
 
 
 def _adapter(config: QwenVLConfig, vision_learns: bool, learns: bool, images: int) -> Iterator[Product]:
@@ -103,12 +109,12 @@ def _adapter(config: QwenVLConfig, vision_learns: bool, learns: bool, images: in
     yield Product("adapter", 2.0 * images * 2 * queries * dim**2, passes + learns)  # out_proj, proj
 
 
-def _language(config: QwenVLConfig, pictures: bool, learns: bool, work: StepWork) -> Iterator[Product]:
+def _language(config: QwenVLConfig, upstream: bool, learns: bool, work: StepWork) -> Iterator[Product]:
     c = config.language
     dim, inner = c.hidden_size, c.intermediate_size // 2
-    passes = pictures or learns
+    passes = upstream or learns
     matrices = c.num_layers * (4 * dim**2 + 3 * dim * inner)
-    yield Product("language", 2.0 * sum(work.documents) * matrices, passes + learns)
+    yield Product("language", 2.0 * sum(work.documents) * matrices, passes + learns, True)
     pairs = sum(tokens**2 for tokens in work.documents) / 2
-    yield Product("language", 2.0 * c.num_layers * 2 * pairs * dim, 2 * passes)
+    yield Product("language", 2.0 * c.num_layers * 2 * pairs * dim, 2 * passes, True)
     yield Product("head", 2.0 * work.supervised * dim * c.vocab_size, passes + learns)

@@ -38,15 +38,9 @@ def _checkpoint_of(recipe: Recipe) -> Path:
     return folder
 
 
-def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
-    """The preset with the recipe's own sizes. A named one takes the image span's ids and the vocabulary's size from the
-    tokenizer, a checkpoint folder has its own."""
-    if recipe.preset in PRESETS:
-        config = PRESETS[recipe.preset]
-        language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
-        config = replace(config, language=language, image_start_id=tokenizer.special.img_start)
-    else:
-        config = load_config(_checkpoint_of(recipe))
+def sized_config(recipe: Recipe) -> QwenVLConfig:
+    """The preset, or the config of the checkpoint folder that it names, with the recipe's own sizes."""
+    config = PRESETS[recipe.preset] if recipe.preset in PRESETS else load_config(_checkpoint_of(recipe))
     sizes = {name: getattr(recipe, name) for name in ("image_size", "num_queries", "attention_window")}
     given = {name: value for name, value in sizes.items() if value is not None}
     try:
@@ -55,6 +49,15 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
         shown = ", ".join(f"{name} = {value}" for name, value in given.items())
         raise RecipeError(f"{shown}: {error}") from error
     return replace(config, vision=vision)
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> QwenVLConfig:
+    """The same; a preset takes the image span's ids and the vocabulary's size from the tokenizer."""
+    config = sized_config(recipe)
+    if recipe.preset not in PRESETS:
+        return config
+    language = replace(config.language, vocab_size=math.ceil(tokenizer.vocab_size / 128) * 128)
+    return replace(config, language=language, image_start_id=tokenizer.special.img_start)
 
 
 def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL:

@@ -208,12 +208,22 @@ def test_openclip_tensors_that_do_not_fit(tmp_path: Path, change: dict[str, Tens
         load_part(tmp_path, "vision", CONFIG)
 
 
-def test_sizes_that_no_shape_shows(folder: Path) -> None:
+@pytest.mark.parametrize(("key", "field"), [("num_attention_heads", "num_heads"), ("vocab_size", "vocab_size")])
+def test_a_language_model_for_other_sizes(folder: Path, key: str, field: str) -> None:
+    """Heads show in no shape; rows of another vocabulary are other tokens."""
     config = load_config(folder)
-    heads = config.language.num_heads
-    other = replace(config, language=replace(config.language, num_heads=heads // 2))
-    with pytest.raises(CheckpointError, match=rf"num_heads = {heads}, this model has {heads // 2}"):
-        load_part(folder, "language", other)
+    ours = getattr(config.language, field)
+    change_json(folder / "config.json", (key,), ours // 2 if key == "num_attention_heads" else ours + 128)
+    change_json(folder / "config.json", ("kv_channels",), None)
+    with pytest.raises(CheckpointError, match=rf"config\.json: language with {field} = \d+, this model has {ours}$"):
+        load_part(folder, "language", config)
+
+
+def test_biases_are_not_left_behind(folder: Path) -> None:
+    config = load_config(folder)
+    change_json(folder / "config.json", ("no_bias",), False)
+    with pytest.raises(CheckpointError, match=r"no_bias = False, this model has True"):
+        load_part(folder, "language", config)
 
 
 def test_folders_that_have_no_such_part(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from qvl.errors import CheckpointError
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 
-# What the weights were made for and their shapes don't show, and the depths.
+# What the weights were made for: what shapes don't show, depths, biases, and the vocabulary, whose rows are tokens.
 _MADE_FOR = {
     "vision": ("layers", "heads"),
     "adapter": ("adapter_head_size",),
-    "language": ("num_layers", "num_heads", "layer_norm_epsilon", "rotary_base"),
+    "language": ("vocab_size", "num_layers", "num_heads", "no_bias", "layer_norm_epsilon", "rotary_base"),
 }
 # OpenCLIP's ViT has these too; Qwen-VL's patches go to the adapter before any of them.
 _OPEN_CLIP_LEFT_OUT = {"visual.class_embedding", "visual.ln_post.weight", "visual.ln_post.bias", "visual.proj"}

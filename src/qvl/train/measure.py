@@ -90,7 +90,7 @@ def token_measure(model: QwenVL, recipe: Recipe, device: str) -> Measure:
         pixels = normalize(batch.pixels.to(device, non_blocking=True))
         weights = None if batch.loss_weights is None else batch.loss_weights.to(device)
         ids, labels, documents = (t.to(device) for t in (batch.input_ids, batch.labels, batch.document_ids))
-        with fast_kernels(device, recipe.precision):
+        with fast_kernels(device, recipe.precision, ids.shape[1]):
             return model.loss(ids, labels, pixel_values=pixels, document_ids=documents, loss_weights=weights)
 
     return measure

@@ -7,6 +7,7 @@ the same again.
 import hashlib
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -143,8 +144,9 @@ def _prepare_data(
     convert(form, [data], everything, images_dir=images_dir or data.parent, overwrite=True)
     left_out = [json.loads(line) for line in (everything / LEFT_OUT_NAME).read_text(encoding="utf-8").splitlines()]
     report = lint_split(everything, tokenizer, config.vision.num_queries, _max_length(config))
-    if not leave_out_bad:
-        _refuse_bad(data, report, left_out)
+    if not leave_out_bad and (refusal := _refusal(data, report, left_out)):
+        shutil.rmtree(out / "data")
+        raise refusal
     kinds: Counter[str] = Counter()
     for damage in left_out:
         kinds[damage["kind"]] += max(damage["rows"], 1)
@@ -174,18 +176,19 @@ def _prepare_data(
     return account
 
 
-def _refuse_bad(data: Path, report: LintReport, left_out: list[dict[str, Any]]) -> None:
-    """DataError with the first problems; nothing where there are none."""
+def _refusal(data: Path, report: LintReport, left_out: list[dict[str, Any]]) -> DataError | None:
+    """An error with the first problems; None where there are none."""
     problems = [f"{damage['key']}: {damage['kind']} {damage['detail']}".rstrip() for damage in left_out]
     problems += report.examples
     count = report.faulty + sum(max(damage["rows"], 1) for damage in left_out)
-    if count:
-        shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(
-            f"{data}: {count} of {report.samples + len(left_out)} samples have problems; repair them, or leave them "
-            f"out with --leave-out-bad:{shown}{more}"
-        )
+    if not count:
+        return None
+    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return DataError(
+        f"{data}: {count} of {report.samples + len(left_out)} samples have problems; repair them, or leave them out "
+        f"with --leave-out-bad:{shown}{more}"
+    )
 
 
 def _recipe(

@@ -41,8 +41,8 @@ def _heading(plan: Plan) -> Iterator[str]:
     trains = [f"{part} {_short(plan.weights[part])}{' (frozen)' * (part not in recipe.trains)}" for part in PARTS]
     yield f"model     {_short(sum(plan.weights.values()))} parameters: {', '.join(trains)}"
     yield (
-        f"a step    {step.samples:,.0f} samples: {_short(step.tokens)} tokens ({_short(step.work.supervised)} supervised), "
-        f"{_short(step.work.images)} pictures; {_flop(plan.operations)}"
+        f"a step    {step.samples:,.0f} samples: {_short(step.tokens)} tokens, {_short(step.work.supervised)} of them "
+        f"supervised, {_short(step.work.images)} pictures; {_flop(plan.operations)}"
     )
     yield (
         f"in all    {recipe.steps:,} steps: {_short(step.samples * recipe.steps)} samples, "

@@ -38,6 +38,7 @@ def describe(recipe: Recipe, run_dir: Path) -> str:
         "ranks": f"{recipe.parallel.tensor} share each sample; those that read samples must divide {data.streams}; "
         f"shared out: {recipe.parallel.shard}",
         "data": _held(recipe, run_dir, rows),
+        "cost": "memory and time on so many GPUs: `qvl plan RECIPE --gpus N --device NAME`",
     }
     told = [f"{name:10}{fact}" for name, fact in facts.items()]
     return "\n".join([f"{recipe.name}: {recipe.about}", "", table(what_trains(model)), "", *told])

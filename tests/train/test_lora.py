@@ -72,7 +72,8 @@ def trained_a_little(recipe: Recipe, run_dir: Path, steps: int = 2) -> QwenVL:
 def logits_of(model: QwenVL, run_dir: Path, recipe: Recipe) -> Tensor:
     batch, _ = next(iter(build_loader(recipe, run_dir, model.config, Tokenizer.tiny())))
     with torch.no_grad():
-        return model.eval()(batch.input_ids, normalize(batch.pixels), document_ids=batch.document_ids)
+        pixels = normalize(batch.pixels).to(model.language.head.weight.dtype)
+        return model.eval()(batch.input_ids, pixels, document_ids=batch.document_ids)
 
 
 @pytest.mark.parametrize("parts", [("language",), ("vision", "adapter"), PARTS], ids="+".join)
@@ -173,9 +174,11 @@ def test_a_loaded_and_a_merged_adapter_give_the_same_logits(
     lora.load_adapter(loaded, tmp_path / "adapter")
     assert torch.equal(logits_of(loaded, run_dir, recipe), expected)
     to_whole(loaded)
-    lora.merge_lora(loaded)
+    assert float((logits_of(loaded, run_dir, recipe) - expected).abs().max()) < 1e-4
+    exact = logits_of(loaded.double(), run_dir, recipe)  # float32's own rounding of a pass is about 1e-5
+    lora.merge_lora(loaded.float())
     assert set(loaded.state_dict()) == set(load_model(checkpoint_dir).state_dict())
-    assert float((logits_of(loaded, run_dir, recipe) - expected).abs().max()) < 1e-5
+    assert float((logits_of(loaded.double(), run_dir, recipe) - exact).abs().max()) < 1e-5
 
 
 def break_config(folder: Path, **values: Any) -> None:

@@ -83,11 +83,9 @@ def _verdict(plan: Plan) -> Iterator[str]:
     if best is None:
         yield from _why_none(plan)
         return
-    days = best.seconds * plan.recipe.steps / 86400
-    yield (
-        f"> {'the recipe as it is' if best is own else 'fits and is the fastest'}: {days:,.1f} days, "
-        f"{_short(gpu_hours(plan, best))} GPU-hours"
-    )
+    name = "the recipe as it is" if best is own else "fits and is the fastest"
+    took = _duration(best.seconds * plan.recipe.steps)
+    yield f"> {name}: {took}, {_short(gpu_hours(plan, best))} GPU-hours"
     yield f"{INDENT}at its fullest ({best.memory.moment}): {_contents(best.memory)}"
     yield from _settings(plan, best)
     if own is not None and own is not best:
@@ -157,6 +155,11 @@ def _contents(memory: Memory) -> str:
     return ", ".join(f"{KINDS[kind]} {size:.1f}" for kind, size in held.items() if size >= 0.05) + " GB"
 
 
+def _duration(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.2g} min"
+
+
 def _flop(count: float) -> str:
     return f"{count:.2e} FLOP".replace("e+", "e")
 
@@ -176,10 +179,10 @@ def total_text(plans: Sequence[Plan]) -> str:
     """What several stages cost together, each in its best way."""
     cost = [(plan, way) for plan in plans if (way := plan.best) is not None]
     left_out = [plan.recipe.name for plan in plans if plan.best is None]
-    days = sum(way.seconds * plan.recipe.steps for plan, way in cost) / 86400
+    took = _duration(sum(way.seconds * plan.recipe.steps for plan, way in cost))
     hours = sum(gpu_hours(plan, way) for plan, way in cost)
     operations = sum(plan.operations * plan.recipe.steps for plan, _ in cost)
-    line = f"together  {_flop(operations)}, {days:,.1f} days, {_short(hours)} GPU-hours"
+    line = f"together  {_flop(operations)}, {took}, {_short(hours)} GPU-hours"
     return line + (f"; without {', '.join(left_out)}" if left_out else "")
 
 

@@ -49,7 +49,7 @@ def load_any(directory: str | Path, dtype: torch.dtype = torch.float32, device: 
 
 
 def save_int4(model: QwenVL, config: dict[str, Any], directory: Path, tokenizer: Tokenizer) -> None:
-    """Write a model with Int4 matrices, which load_any reads; they are in AutoGPTQ's format. config: of the whole one."""
+    """Write a model with Int4 matrices in AutoGPTQ's format, for load_any. config: config.json of the whole model."""
     state = model.state_dict()
     tensors = {theirs: _as(state[ours], ours, torch.float16) for ours, theirs in _names(model).items()}
     settings = {"quant_method": "gptq", "bits": BITS, "group_size": GROUP_SIZE, "sym": False, "desc_act": False}

@@ -69,8 +69,8 @@ def test_blocks_keep_what_the_formulas_say(part: str, numbers: str, kernel: SDPB
         cos, sin = rotary_tables(torch.arange(64)[None], text.head_size, 10000.0, 1.0)
         mask = torch.ones(2, 1, 64, 64, dtype=torch.bool).tril()
         rest, outside = (Positions(cos, sin, None, mask), None), [cos, sin, mask]
-    on_cpu = kernel is SDPBackend.MATH
-    how = replace(Arithmetic.of(numbers != "float32", numbers == "bf16 weights", on_cpu), vision_stream=narrow.itemsize)
+    tokens = 64 if kernel is SDPBackend.MATH else 2048
+    how = Arithmetic.of(numbers != "float32", numbers == "bf16 weights", True, tokens)
     formula = vision_block if part == "vision" else language_block
     expected = formula(TINY, batch, how, Gradients(learns, True, 4), 1).saved
     if part == "vision" or narrow is torch.float32:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qvl.cli.data import add_data_tools
+from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.study import add_study
-from qvl.cli.verb import add_verb
+from qvl.cli.verb import add_verb, usable_device
 from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
     train.add_argument("--device", default="cpu")
 
-    _add_finetune(verbs)
+    add_finetune(verbs)
 
     plan = add_verb(verbs, "plan", _plan, "memory, time and cost of a stage on so many GPUs, and how to share it")
     plan.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="one, or several to add up their cost")
@@ -116,35 +117,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_finetune(verbs: Any) -> None:
-    tune = add_verb(
-        verbs, "finetune", _finetune, "train a checkpoint on your own dialogues; goes on where it was killed"
-    )
-    tune.add_argument("--model", type=Path, required=True, help="checkpoint folder")
-    tune.add_argument("--data", type=Path, required=True, help="dialogues: Qwen-VL's JSON, LLaVA's, OpenAI messages")
-    tune.add_argument("--images", type=Path, help="folder of its pictures (the data's own)")
-    tune.add_argument("--out", type=Path, default=Path("runs/finetune"))
-    method = tune.add_mutually_exclusive_group()
-    method.add_argument("--full", action="store_true", help="all weights but the ViT's, not adapters")
-    method.add_argument("--nf4", action="store_true", help="adapters on a base in four bits (Q-LoRA)")
-    tune.add_argument("--epochs", type=float, help="times each sample is seen (5, or what 100 steps take)")
-    tune.add_argument("--leave-out-bad", action="store_true", help="train without the samples that have problems")
-    tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
-    tune.add_argument("--dry-run", action="store_true", help="prepare the data and the recipe, and stop")
-    tune.add_argument("--device", default="cpu")
-
-    merge = add_verb(verbs, "merge", _merge, "adapters and their base -> one checkpoint folder")
-    merge.add_argument("adapter", type=Path)
-    merge.add_argument("--out", type=Path, required=True)
-    merge.add_argument("--model", type=Path, help="where the base is now (what the adapter says)")
-    merge.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    merge.add_argument("--requantize", action="store_true", help="matrices in Int4 again, rounded to the nearest")
-
-
 def _demo(args: argparse.Namespace) -> None:
     from qvl.demo import run_demo
 
-    run_demo(args.recipes, args.out, _device(args.device))
+    run_demo(args.recipes, args.out, usable_device(args.device))
 
 
 def _world(args: argparse.Namespace) -> None:
@@ -179,49 +155,17 @@ def _train(args: argparse.Namespace) -> None:
     if args.ranks > 1:
         _launch(args)
         return
-    with losing_others_is_told(), joined(_device(args.device), recipe.parallel.tensor) as (ranks, device):
+    with losing_others_is_told(), joined(usable_device(args.device), recipe.parallel.tensor) as (ranks, device):
         stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to)
         if ranks.is_first:
-            print(f"checkpoint: {stage_dir / 'checkpoint'}")
-
-
-def _finetune(args: argparse.Namespace) -> None:
-    from qvl.train.finetune import prepare
-    from qvl.train.recipe import load_recipe
-    from qvl.train.stage import result_name
-    from qvl.train.trainer import run_recipe
-
-    device = _device(args.device)
-    if args.epochs is not None and not 0 < args.epochs < float("inf"):
-        raise UsageError(f"--epochs {args.epochs}: more than 0")
-    recipe, account = prepare(
-        args.model,
-        args.data,
-        args.out.absolute(),
-        images_dir=args.images,
-        method="full" if args.full else "nf4" if args.nf4 else "lora",
-        epochs=args.epochs,
-        leave_out_bad=args.leave_out_bad,
-        overrides=tuple(args.set),
-    )
-    print(f"{account.summary()}\nrecipe: {recipe}")
-    if not args.dry_run:
-        stage_dir = run_recipe(recipe, out=recipe.parent.parent, device=device)
-        print(f"{result_name(load_recipe(recipe))}: {stage_dir / result_name(load_recipe(recipe))}")
-
-
-def _merge(args: argparse.Namespace) -> None:
-    from qvl.train.merge import merge_adapter
-
-    error = merge_adapter(args.adapter, args.out, args.model, requantize=args.requantize, dtype=args.dtype)
-    print(f"{args.out}\nbeside adapter and base, {error}")
+            say_result(recipe, stage_dir)
 
 
 def _loaded(args: argparse.Namespace, model: Path) -> Any:
     """A checkpoint folder, with adapters where --adapter gives some."""
     from qvl.generate.chat import load
 
-    loaded = load(model, device=_device(args.device))
+    loaded = load(model, device=usable_device(args.device))
     if args.adapter is not None:
         from qvl.train.lora import load_adapter
 
@@ -297,17 +241,6 @@ def _default_model() -> Path:
     if (shipped / "config.json").exists():
         return shipped
     raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
-
-
-def _device(name: str) -> str:
-    """The device's name if tensors can live there."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
-    return name
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -1,8 +1,10 @@
-"""How a verb enters the command line."""
+"""How a verb enters the command line, and what several verbs ask for."""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
+
+from qvl.errors import UsageError
 
 
 def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
@@ -10,3 +12,14 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], a
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
     parser.set_defaults(run=run)
     return parser
+
+
+def usable_device(name: str) -> str:
+    """The device's name if tensors can live there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
+    return name

@@ -26,17 +26,19 @@ PROVENANCE_KEYS = ("source", "row", "settings")
 ANSWER_HOLDS = {"referring": Box, "grounding": Box, "grounded_caption": Box, "ocr": Quad}
 EXAMPLES = 20  # problems that a report spells out
 SMALL = 900  # pixels: on a picture of no longer side, boxes in [0, 1000) reach beyond its size sooner or later
+IN_PIXELS = "boxes in pixels"  # a problem of a whole split
 ENOUGH = 20  # boxes on such pictures, to say that they never do
 
 
 @dataclass
 class LintReport:
-    """Counts by kind over a split, and the first problems in full."""
+    """Counts by kind over a split, the first problems in full, and what is wrong with each sample."""
 
     samples: int = 0
     faulty: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)  # sample id -> its first problem
 
     @property
     def ok(self) -> bool:
@@ -101,11 +103,13 @@ def lint_split(directory: Path, tokenizer: Tokenizer, num_image_tokens: int, max
                 problems.append(f"duplicate id: {item.id!r} occurs before")
             known.add(item.id)
             report.add(f"{where} ({item.id})", problems)
+            if problems:
+                report.bad[item.id] = problems[0]
             if in_pixels and not problems:
                 fits = list(_ends_within(item))
                 in_pixels, boxes = all(fits), boxes + len(fits)
     if in_pixels and boxes >= ENOUGH:
-        report.add(str(directory), [f"boxes in pixels: all {boxes} on small pictures end within the picture's pixels"])
+        report.add(str(directory), [f"{IN_PIXELS}: all {boxes} on small pictures end within the picture's pixels"])
     return report
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from qvl.model.config import QwenVLConfig
 from qvl.model.loss import HELD_LOGITS
+from qvl.model.precision import PLAIN_TOKENS
 
 FULL = 4  # bytes of a float32
 
@@ -29,8 +30,8 @@ class Arithmetic:
     """Bytes of a number, and which kernels run.
 
     product: what goes into matrix products. vision_stream, language_stream: what blocks pass on. casts: weights are
-    float32, and autocast keeps copies of them for the products. on_cpu: attention by plain products in float32, and
-    sums of mixed types by way of a copy; else fused attention, and autocast's float32 LayerNorm.
+    float32, and autocast keeps copies of them for the products. on_cpu: sums of mixed types by way of a copy, and no
+    float32 LayerNorm of autocast's. plain: attention by plain products in float32 (short rows on the CPU), not fused.
     """
 
     product: int
@@ -38,15 +39,17 @@ class Arithmetic:
     language_stream: int
     casts: bool
     on_cpu: bool
+    plain: bool
 
     @classmethod
-    def of(cls, bf16: bool, sharded: bool, on_cpu: bool) -> "Arithmetic":
+    def of(cls, bf16: bool, sharded: bool, on_cpu: bool, tokens: int) -> "Arithmetic":
         """Sharded ranks (FSDP) compute with bf16 weights, so what blocks pass on is bf16 too, save where autocast's
         LayerNorm makes it float32: behind the ViT's first one on a GPU."""
+        plain = on_cpu and tokens <= PLAIN_TOKENS
         if not bf16:
-            return cls(FULL, FULL, FULL, False, on_cpu)
+            return cls(FULL, FULL, FULL, False, on_cpu, plain)
         narrow = 2 if sharded else FULL
-        return cls(2, narrow if on_cpu else FULL, narrow, not sharded, on_cpu)
+        return cls(2, narrow if on_cpu else FULL, narrow, not sharded, on_cpu, plain)
 
     @property
     def cast(self) -> int:
@@ -93,7 +96,7 @@ class _Attention:
 def _attention(how: Arithmetic, queries: float, keys: float, scores: float, heads: float, packed: float) -> _Attention:
     """queries, keys: numbers in q and in k (as many in v). scores: pairs of places times heads. heads: places times
     heads. packed: bytes of q, k and v as they come, which the fused kernel keeps."""
-    if not how.on_cpu:
+    if not how.plain:
         saved = packed + how.product * queries + FULL * heads  # and its output, and a sum a query
         return _Attention(saved, saved, saved + how.product * 2 * (queries + keys))
     copies = FULL * (queries + 2 * keys) if how.product != FULL else 0
@@ -116,10 +119,10 @@ def vision_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow:
     attention = _attention(how, n / tensor, n / tensor, scores, places * c.heads / tensor, packed)
 
     before = stream * n + learns * product * n  # the block's input, and the first product's
-    output = learns * product * n / tensor if how.on_cpu else 0  # the fused kernel's output is kept anyhow
+    output = learns * product * n / tensor if how.plain else 0  # the fused kernel's output is kept anyhow
     after = stream * n + product * inner + learns * product * (n + inner)
     saved = before + attention.saved + output + after + how.cast * (4 * attend + 2 * mlp)
-    unpacked = packed if how.on_cpu else 0  # q, k and v live on to the end of the block
+    unpacked = packed if how.plain else 0  # q, k and v live on to the end of the block
     in_attention = before + how.cast * 3 * attend + unpacked + attention.forward
     at_end = saved + unpacked + (stream + product + how.sum_copy(stream)) * n + (1 - learns) * product * inner
     if not flow.passes:
@@ -148,11 +151,11 @@ def language_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flo
     norm = (FULL + learns * stream if flow.passes else stream) * n  # its input as float32, and what is scaled
     apart = stream != product  # then products take a copy of the norm's output, each its own
     before = norm + learns * product * n
-    output = learns * product * n / tensor if how.on_cpu else 0
+    output = learns * product * n / tensor if how.plain else 0
     after = norm + learns * product * (2 if apart else 1) * n + product * (3 + learns) * inner
     saved = before + attention.saved + output + after + how.cast * (4 * attend + 3 * mlp)
     normed = stream * n if apart or not learns else 0  # the norm's output itself
-    turned = packed + product * 2 * n / tensor + mask if how.on_cpu else 0
+    turned = packed + product * 2 * n / tensor + mask if how.plain else 0
     in_attention = before + normed + how.cast * 3 * attend + turned + attention.forward
     at_end = saved + normed + (stream + product + how.sum_copy(stream)) * n + (1 - learns) * product * inner
     if not flow.passes:
@@ -189,10 +192,10 @@ def adapter(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow: Grad
     attention = _attention(how, queries, keys, scores, batch.images * c.num_queries * heads, packed)
     weights = c.width * dim * (c.width != dim) + 5 * dim**2
     before = learns * product * n + norm * keys + learns * product * (2 * keys + queries)
-    after = learns * product * (queries * how.on_cpu + queries) + norm * queries
+    after = learns * product * (queries * how.plain + queries) + norm * queries
     saved = before + attention.saved + after + how.cast * weights
     # The features, keys with their positions and values as they came are still at hand.
-    forward = how.vision_stream * n + before + FULL * keys + norm * keys + packed * how.on_cpu + attention.forward
+    forward = how.vision_stream * n + before + FULL * keys + norm * keys + packed * how.plain + attention.forward
     forward = max(forward, saved) + how.cast * weights
     if not flow.passes:
         return Footprint(0, forward, 0)

@@ -1,6 +1,5 @@
 """Adapter and base -> one complete checkpoint folder, with how far its logits are from the two apart."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from torch import Tensor
 
 from qvl.checkpoint.layout import (
     CONFIG_NAME,
-    INDEX_NAME,
     QUANTIZATION_KEY,
     published_tensors,
     read_json,
     write_folder,
 )
 from qvl.errors import UsageError
+from qvl.files import appearing
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.layout import load_any, save_int4, to_int4, to_whole
 from qvl.text.markup import Image, Text
@@ -27,6 +26,7 @@ from qvl.text.tokenizer import Tokenizer
 from qvl.train.lora import adapter_config, load_adapter, merge_lora
 
 COPIED = (".json", ".py", ".tiktoken", ".ttf", ".txt")  # what lies beside the weights: tokenizer, generation, code
+WEIGHTS_OWN = (".index.json", "quantize_config.json")  # but not what tells of the base's own
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -66,21 +66,16 @@ def merge_adapter(
     to_whole(model)
     merge_lora(model)
     config = {key: value for key, value in read_json(base / CONFIG_NAME).items() if key != QUANTIZATION_KEY}
-    staged = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        staged.mkdir(parents=True)
+    with appearing(out) as folder:
         for path in base.iterdir():
-            if path.is_file() and path.suffix in COPIED and path.name not in (CONFIG_NAME, INDEX_NAME):
-                shutil.copy(path, staged / path.name)
+            if path.is_file() and path.suffix in COPIED and not path.name.endswith(WEIGHTS_OWN):
+                shutil.copy(path, folder / path.name)
         if requantize:
             to_int4(model)
-            save_int4(model, config, staged, tokenizer)
+            save_int4(model, config, folder, tokenizer)
         else:
             tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in published_tensors(model).items()}
-            write_folder(tensors, {**config, "torch_dtype": dtype}, staged, tokenizer)
-        os.replace(staged, out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            write_folder(tensors, {**config, "torch_dtype": dtype}, folder, tokenizer)
     return logit_error(expected, probe_logits(load_any(out), tokenizer))
 
 

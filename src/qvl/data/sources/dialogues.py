@@ -3,9 +3,11 @@
 import base64
 import binascii
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,20 @@ TEXT_PIECE = 1500  # characters; a text is never cut by the renderer, so that it
 _NUMBERING = re.compile(r"Picture \d+: ?$")
 _NESTED_BOXES = re.compile(r"<box>\[(\[[^<>]*\])\]</box>")  # InternVL: <box>[[x1, y1, x2, y2], ...]</box>
 _UNREAD_BOX = re.compile(r"<(?:box|quad)>")
+FORM_ROWS = 100  # that are looked at for the form of a file
 Picture = Path | bytes
+
+
+def form_of(path: Path) -> str:
+    """Which reader a file of dialogues wants, by its first rows: qwen, llava or messages. DataError for none."""
+    rows = [row for _, row in islice(_numbered(path), FORM_ROWS)]
+    keys = {key for row in rows for key in row}
+    if keys & {"messages", "images"}:
+        return "messages"
+    if "conversations" in keys:
+        marked = any(IMAGE_MARK in json.dumps(row.get("conversations")) for row in rows)
+        return "llava" if marked or "image" in keys else "qwen"
+    raise of_form(path, "rows with conversations (Qwen-VL's, LLaVA's) or messages (OpenAI's)")
 
 
 def read_qwen(files: Sequence[Path], images_dir: Path) -> Iterator[Sample | Damage]:

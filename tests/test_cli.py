@@ -40,13 +40,15 @@ def test_python_m_qvl_is_the_same_program() -> None:
 
 
 def test_a_dry_run_tells_of_the_published_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "recipes/pretrain.toml", "--dry-run", "--out", str(tmp_path)]) == 0
+    assert main(["train", "recipes/pretrain.toml", "--dry-run", "--ranks", "64", "--out", str(tmp_path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     table = {line[0]: line[1:4] for line in lines if len(line) == 4}
     assert table["vision"] == ["full", "1,842,770,688", "1,842,770,688"]
     assert table["language.blocks"][:2] == ["frozen", "0"]
     assert ["rates", "vision", "1.71e-05", "to", "0.0002"] in [line[:5] for line in lines]
     assert ["a", "step", "30,720", "rows"] in [line[:4] for line in lines]
+    assert ["memory", "61.8", "GB", "on", "each", "of", "64", "GPUs"] in [line[:8] for line in lines]
+    assert ["time", "3.26e17", "FLOP", "a", "step"] in [[word.strip(",") for word in line[:5]] for line in lines]
     assert not list(tmp_path.iterdir())
 
 

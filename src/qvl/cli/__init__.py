@@ -147,11 +147,11 @@ def _train(args: argparse.Namespace) -> None:
     from qvl.train.trainer import run_recipe
 
     recipe = load_recipe(args.recipe, args.set)
-    if args.dry_run:
-        print(describe(recipe, args.out))
-        return
     if args.ranks < 1:
         raise UsageError(f"--ranks {args.ranks}: at least 1")
+    if args.dry_run:
+        print(describe(recipe, args.out, args.ranks))
+        return
     if args.ranks > 1:
         _launch(args)
         return

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
@@ -10,6 +11,7 @@ from qvl.errors import DataError, UsageError
 from qvl.model.qwen_vl import QwenVL
 from qvl.train.lora import targets
 from qvl.train.optim import build_optimizers, freeze
+from qvl.train.plan_report import WIDTH, cost_text
 from qvl.train.recipe import LoraConfig, Recipe
 from qvl.train.stage import build_loader, model_config, tokenizer_of
 from qvl.train.trained import table, what_trains
@@ -17,9 +19,9 @@ from qvl.train.trained import table, what_trains
 ROWS_LOOKED_AT = 64  # of the data, for what a step holds
 
 
-def describe(recipe: Recipe, run_dir: Path) -> str:
-    """Modules and what of them trains, rates and decays, the schedule, what a step holds. Weights are not needed; data
-    are looked at where there are any."""
+def describe(recipe: Recipe, run_dir: Path, ranks: int = 1) -> str:
+    """Modules and what of them trains, rates and decays, the schedule, what a step holds, memory and time of so many
+    ranks. Weights are not needed; data are looked at where there are any."""
     tokenizer = tokenizer_of(recipe)
     config = model_config(recipe, tokenizer)
     with torch.device("meta"):
@@ -27,6 +29,7 @@ def describe(recipe: Recipe, run_dir: Path) -> str:
     freeze(model, () if recipe.lora else recipe.trains)
     optim, data, vision = recipe.optim, recipe.data, config.vision
     rows = data.batch_rows * recipe.batches_per_step
+    memory, time = cost_text(recipe, ranks)
     rates = _adapters(model, recipe, recipe.lora) if recipe.lora else _rates(model, recipe)
     facts = {
         "rates": f"{rates} at the peak; decay {optim.weight_decay:g} of matrices, none of vectors",
@@ -38,9 +41,10 @@ def describe(recipe: Recipe, run_dir: Path) -> str:
         "ranks": f"{recipe.parallel.tensor} share each sample; those that read samples must divide {data.streams}; "
         f"shared out: {recipe.parallel.shard}",
         "data": _held(recipe, run_dir, rows),
-        "cost": "memory and time on so many GPUs: `qvl plan RECIPE --gpus N --device NAME`",
+        "memory": memory,
+        "time": time,
     }
-    told = [f"{name:10}{fact}" for name, fact in facts.items()]
+    told = [fill(f"{name:10}{fact}", WIDTH, subsequent_indent=" " * 10) for name, fact in facts.items()]
     return "\n".join([f"{recipe.name}: {recipe.about}", "", table(what_trains(model)), "", *told])
 
 

@@ -5,9 +5,11 @@ from dataclasses import asdict
 from textwrap import fill
 from typing import Any
 
+from qvl.errors import RecipeError
+from qvl.train.devices import DEVICES
 from qvl.train.memory import Memory
-from qvl.train.planner import Plan, Way, share_batches
-from qvl.train.recipe import PARTS
+from qvl.train.planner import Plan, Way, plan, share_batches
+from qvl.train.recipe import PARTS, Recipe
 from qvl.train.workload import TYPICAL
 
 GB = 1e9
@@ -30,6 +32,25 @@ def plan_text(plan: Plan) -> str:
     """One page."""
     lines = [*_heading(plan), "", *_table(plan), "", *_verdict(plan), *_assumptions(plan)]
     return "\n".join(fill(line, WIDTH, subsequent_indent=INDENT) if len(line) > WIDTH else line for line in lines)
+
+
+def cost_text(recipe: Recipe, gpus: int) -> tuple[str, str]:
+    """Memory, and time on H100s, of the recipe as it is: a line each."""
+    more = "other GPUs, other ways to share: `qvl plan RECIPE --gpus N --device NAME`"
+    try:
+        made = plan(recipe, DEVICES["h100"], gpus)
+    except RecipeError as error:
+        return f"not reckoned ({error})", "not reckoned"
+    work = f"{_flop(made.operations)} a step, {_flop(made.operations * recipe.steps)} in all"
+    own = made.own
+    if own is None:
+        return f"parallel.tensor = {recipe.parallel.tensor} does not divide {gpus}: give --ranks N", f"{work}; {more}"
+    where = "one GPU" if gpus == 1 else f"each of {gpus} GPUs"
+    memory = f"{own.memory.total / GB:.3g} GB on {where} at the fullest ({own.memory.moment}): {_contents(own.memory)}"
+    if own.batches is None:
+        return memory, f"{work}; {own.data_ranks} ranks can't share the {made.rows} rows of a step"
+    took = _duration(own.seconds * recipe.steps)
+    return memory, f"{work}: {took} on {gpus} x H100 at {made.assumed_mfu:.0%} of the peak; {more}"
 
 
 def _heading(plan: Plan) -> Iterator[str]:
@@ -157,6 +178,8 @@ def _contents(memory: Memory) -> str:
 
 def _duration(seconds: float) -> str:
     hours = seconds / 3600
+    if seconds < 60:
+        return f"{seconds:.2g} s"
     return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.2g} min"
 
 

@@ -130,6 +130,7 @@ CASES = [
     Case("ViT deep, language model frozen", trains=STAGE_1, vision_layers=16, language_layers=2),
     Case("large pictures", image_size=448, batch=MicroBatch(2, 384, 2, 300), vision_layers=4, language_layers=2),
     Case("many small pictures", image_size=112, batch=MicroBatch(4, 512, 24, 600)),
+    Case("rows of two samples apart", batch=MicroBatch(4, 768, 4, 600, isolated=True)),
     Case("wide, short rows", width=768, hidden=1024, inner=2816, batch=MicroBatch(2, 96, 2, 60)),
     Case("long rows", batch=MicroBatch(1, 1536, 2, 900), vision_layers=2),
     Case("large vocabulary, logits whole", vocabulary=65536, batch=MicroBatch(4, 512, 4, 1500), language_layers=2),
@@ -166,7 +167,8 @@ def make_batch(case: Case) -> Batch:
         labels[row, batch.tokens - supervised :] = ids[row, batch.tokens - supervised :]
     side = config.vision.image_size
     pixels = torch.randint(0, 256, (batch.images, 3, side, side), dtype=torch.uint8, generator=generator)
-    return Batch(ids, labels, torch.zeros_like(ids), pixels, None, ())
+    documents = torch.arange(batch.tokens).mul(2).div(batch.tokens, rounding_mode="floor").expand_as(ids)
+    return Batch(ids, labels, documents if batch.isolated else torch.zeros_like(ids), pixels, None, ())
 
 
 def run_steps(case: Case, device: str) -> None:

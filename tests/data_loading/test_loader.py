@@ -84,6 +84,7 @@ def test_interleaved_rows_are_one_document(split: Path) -> None:
     assert torch.equal(isolated.input_ids, interleaved.input_ids)
     assert torch.equal(isolated.labels, interleaved.labels)
     assert isolated.document_ids.max() > 0
+    assert (isolated.isolates, interleaved.isolates) == (True, False)
     assert torch.equal(interleaved.document_ids, isolated.document_ids.clamp(max=0))
     assert interleaved.document_lengths == (interleaved.document_ids == 0).sum(1).tolist()
 

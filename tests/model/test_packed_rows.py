@@ -64,6 +64,15 @@ def test_loss_of_a_packed_row_is_the_sum_of_separate_losses(model: QwenVL) -> No
     assert float(count) == sum(float(n) for _, n in parts)
 
 
+def test_rows_of_one_document_need_no_mask(model: QwenVL) -> None:
+    """With padding on the right, what the real tokens see is the same."""
+    ids, labels, documents = packed()
+    with torch.inference_mode():
+        masked, _ = model.loss(ids, labels, pictures(2), document_ids=documents.clamp(max=0))
+        plain, count = model.loss(ids, labels, pictures(2))
+    assert float(plain) == pytest.approx(float(masked), abs=1e-5 * float(count))
+
+
 def test_one_document_does_not_see_another(model: QwenVL) -> None:
     ids, _, documents = packed()
     changed = ids.clone()

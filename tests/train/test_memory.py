@@ -31,7 +31,7 @@ from qvl.train.recipe import OptimConfig, ParallelConfig, load_recipe
 
 TINY = PRESETS["tiny"]
 ALL = ("vision", "adapter", "language")
-BATCH = MicroBatch(rows=4, tokens=96, images=6, supervised=200)
+BATCH = MicroBatch(rows=4, tokens=96, images=6, supervised=200, isolated=True)
 
 
 def saved_bytes(block: nn.Module, run: Callable[[], Tensor], outside: list[Tensor]) -> int:
@@ -60,7 +60,7 @@ def test_blocks_keep_what_the_formulas_say(part: str, numbers: str, kernel: SDPB
     block: Any = VisionBlock(vision) if part == "vision" else LanguageBlock(text, 0)
     narrow = torch.bfloat16 if numbers == "bf16 weights" else torch.float32
     block.to(narrow).requires_grad_(learns)
-    batch = MicroBatch(2, 64, 3, 0)
+    batch = MicroBatch(2, 64, 3, 0, isolated=True)
     shape = (3, vision.grid**2, vision.width) if part == "vision" else (2, 64, text.hidden_size)
     x = torch.randn(shape, dtype=narrow, requires_grad=True) * 1.0
     rest: tuple[Any, ...] = ()

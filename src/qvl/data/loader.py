@@ -46,6 +46,12 @@ class Batch:
         return int((self.document_ids >= 0).sum())
 
     @property
+    def isolates(self) -> bool:
+        """Whether a row holds documents that don't see each other; else plain causal attention is right, as padding is
+        on the right."""
+        return int(self.document_ids.max()) > 0
+
+    @property
     def document_lengths(self) -> list[int]:
         """Tokens of each run of tokens that see each other, in reading order."""
         rows = self.document_ids.numpy()

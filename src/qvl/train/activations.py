@@ -23,6 +23,7 @@ class MicroBatch:
     tokens: int  # of a row
     images: int
     supervised: int  # tokens with a loss
+    isolated: bool = False  # rows of samples that don't see each other: attention with a mask
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def language_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flo
     product, stream, learns = how.product, how.language_stream, int(flow.learns)
     attend, mlp = dim**2 / tensor, dim * width / tensor
     packed = product * 3 * n / tensor
-    mask = product * places * batch.tokens  # as the attention adds it
+    mask = product * places * batch.tokens if batch.isolated else 0  # as the attention adds it
     scores = places * batch.tokens * c.num_heads / tensor
     kept = packed + product * 2 * n / tensor + mask  # v lies in the product of all three; q and k are turned copies
     attention = _attention(how, n / tensor, n / tensor, scores, places * c.num_heads / tensor, kept)

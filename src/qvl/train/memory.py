@@ -160,7 +160,7 @@ def _standing(steps: list[_Step], config: QwenVLConfig, setup: Setup) -> Memory:
 def _inputs(config: QwenVLConfig, batch: MicroBatch) -> dict[str, float]:
     """Pictures as bytes and as numbers; tokens, labels and documents, turns of their places, the mask."""
     tokens = batch.rows * batch.tokens
-    language = tokens * (3 * 8 + 2 * FULL * config.language.head_size + batch.tokens)
+    language = tokens * (3 * 8 + 2 * FULL * config.language.head_size + batch.isolated * batch.tokens)
     return {"vision": batch.images * 3 * config.vision.image_size**2 * (1 + FULL), "language": language}
 
 

@@ -74,7 +74,13 @@ def fullest_batch(recipe: Recipe, config: QwenVLConfig) -> MicroBatch:
         together = data.row_length // kind.length if data.packing != "none" else 1
         images = max(images, together * kind.images)
         supervised = max(supervised, data.row_length - together * kind.images * span)
-    return MicroBatch(data.batch_rows, data.row_length, data.batch_rows * images, data.batch_rows * supervised)
+    return MicroBatch(
+        rows=data.batch_rows,
+        tokens=data.row_length,
+        images=data.batch_rows * images,
+        supervised=data.batch_rows * supervised,
+        isolated=data.packing == "isolated",
+    )
 
 
 @dataclass(frozen=True)

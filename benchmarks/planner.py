@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from qvl.data.loader import Batch
@@ -171,8 +171,8 @@ def make_batch(case: Case) -> Batch:
     return Batch(ids, labels, documents if batch.isolated else torch.zeros_like(ids), pixels, None, ())
 
 
-def run_steps(case: Case, device: str) -> None:
-    """What the trainer does for STEPS optimizer steps."""
+def prepare(case: Case, device: str) -> Callable[[], None]:
+    """The model and its optimizers; what the trainer does with them for STEPS optimizer steps."""
     recipe, batch, ranks = case.recipe, make_batch(case), play_ranks(case, device)
     if ranks is ALONE:
         model = QwenVL(case.config).to(device)
@@ -184,12 +184,17 @@ def run_steps(case: Case, device: str) -> None:
     optimizers = build_optimizers(model, recipe.optim)
     set_lr(optimizers, 1e-4)
     measure = token_measure(model, recipe, device)
-    for _ in range(STEPS):
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        accumulate(repeat((batch, {})), measure, recipe, model, ranks)
-        for optimizer in optimizers:
-            optimizer.step()
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            accumulate(repeat((batch, {})), measure, recipe, model, ranks)
+            for optimizer in optimizers:
+                optimizer.step()
+
+    gc.collect()  # the whole model that the ranks' shares were taken from
+    return steps
 
 
 def play_ranks(case: Case, device: str) -> Ranks:
@@ -208,22 +213,28 @@ def status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def grown_by(work: Callable[[], None]) -> int:
-    """Bytes of the process's resident memory at its peak, less those before."""
+def grown_by(case: Case) -> int:
+    """Bytes of the process's resident memory at the peak of the steps, less those before there was a model."""
     before = status_bytes("VmRSS")
-    work()
+    steps = prepare(case, "cpu")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
+    steps()
     return status_bytes("VmHWM") - before
 
 
-def allocated(work: Callable[[], None]) -> int:
-    """The most bytes that torch's CPU allocator held of what it gave out during the work."""
+def allocated(case: Case) -> int:
+    """The most bytes that torch's CPU allocator held during the steps, of what it gave out since the model was made."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        steps = prepare(case, "cpu")
+        with record_function("steps"):
+            steps()
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    held, peak, counts = 0, 0, False
+    for event in events:
+        counts = counts or event.name() == "steps"
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held) if counts else 0
     return peak
 
 
@@ -231,13 +242,14 @@ def measure_case(number: int, device: str) -> dict[str, int]:
     """In this process: bytes of tensors at the peak, and on the CPU of the process."""
     case = CASES[number]
     if device != "cpu":
+        steps = prepare(case, device)
         torch.cuda.reset_peak_memory_stats(device)
-        run_steps(case, device)
+        steps()
         return {"tensors": torch.cuda.max_memory_allocated(device)}
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # libraries start
-    process = grown_by(lambda: run_steps(case, device))
+    process = grown_by(case)
     gc.collect()
-    return {"process": process, "tensors": allocated(lambda: run_steps(case, device))}
+    return {"process": process, "tensors": allocated(case)}
 
 
 def in_own_process(number: int, device: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from statistics import median
 from qvl.errors import TrainingError
 from qvl.train.measure import Seen
 from qvl.train.ranks import Ranks
+from qvl.train.recipe import OptimConfig
 
 SKIPPED_NAME = "skipped.jsonl"
 USUAL_OF = 100  # steps whose gradient norms say what is usual
@@ -19,9 +20,8 @@ MAX_SKIPPED = 10  # in a row
 class Faults:
     """Judges steps, notes those that are skipped, and ends a run in which nothing else happens."""
 
-    def __init__(self, stage_dir: Path, skip_above: float, ranks: Ranks) -> None:
-        """skip_above: times the median norm of the last steps, beyond which a step is skipped."""
-        self.path, self.skip_above, self.ranks = stage_dir / SKIPPED_NAME, skip_above, ranks
+    def __init__(self, stage_dir: Path, optim: OptimConfig, ranks: Ranks) -> None:
+        self.path, self.optim, self.ranks = stage_dir / SKIPPED_NAME, optim, ranks
         self.norms: deque[float] = deque(maxlen=USUAL_OF)
         self.in_row = 0
 
@@ -45,7 +45,10 @@ class Faults:
             return f"its loss is {loss}"
         if not math.isfinite(norm):
             return f"its gradient's norm is {norm}"
-        if len(self.norms) >= USUAL_AFTER and norm > self.skip_above * (usual := median(self.norms)):
+        # Where the loss nears zero, the few samples not yet learnt stand out: what needs no clipping is never too much.
+        if len(self.norms) < USUAL_AFTER or norm <= self.optim.grad_clip:
+            return None
+        if norm > self.optim.skip_above * (usual := median(self.norms)):
             return f"its gradient's norm is {norm:.3g}, usual is {usual:.3g}"
         return None
 

@@ -72,7 +72,7 @@ class OptimConfig:
     lr_scale: dict[str, float] = field(default_factory=dict)  # part -> factor on the rate
     optimizer: str = "adamw"
     muon_scale: float = 1.0  # rate of Muon's matrices over AdamW's
-    skip_above: float = 20.0  # a step is skipped whose gradient norm is so many times the median of the last hundred
+    skip_above: float = 20.0  # a step is skipped whose norm is above grad_clip and so many times the last 100's median
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_lr <= self.peak_lr, "optim.min_lr", self.min_lr, "between 0 and peak_lr")

@@ -170,7 +170,7 @@ def train(
     trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     parts = _parts(modules, trainable)
     snapshot = Snapshot(modules, optimizers)
-    faults = Faults(stage_dir, recipe.optim.skip_above, ranks)
+    faults = Faults(stage_dir, recipe.optim, ranks)
     first_step = 0
     if found := restore(stage_dir / "state", snapshot.places):
         first_step, values = found

@@ -37,7 +37,9 @@ def _to_nf4(layer: nn.Linear, dtype: torch.dtype, device: str, library: Any) -> 
         made = library.nn.Linear4bit(
             layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
         )
-    made.weight = library.nn.Params4bit(layer.weight.detach(), requires_grad=False, quant_type="nf4", module=made)
+    made.weight = library.nn.Params4bit(
+        layer.weight.detach().float(), requires_grad=False, quant_type="nf4", module=made
+    )
     made.bias = layer.bias
     # Else it puts the matrix into another order in eval mode on such CPUs, which its backward pass does not know.
     made.support_avx512bf16_for_cpu = False

@@ -91,7 +91,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How ranks share the work and what they trade for memory; nothing here changes what is learnt."""
+    """How ranks share the work and what they trade for memory; nothing here changes what is learnt. With [lora] ranks
+    share the samples alone."""
 
     shard: str = "optimizer"  # one of SHARDINGS
     tensor: int = 1  # ranks that share the matrices of each block, and so each sample
@@ -188,6 +189,10 @@ class Recipe:
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
         if self.lora and (set(self.init_from) != set(PARTS) or len(set(self.init_from.values())) > 1):
             raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
+        if self.lora and (self.parallel.shard, self.parallel.tensor) != (ParallelConfig.shard, ParallelConfig.tensor):
+            raise RecipeError(
+                "parallel: with [lora] the base lies whole on each rank, it is not shared out; leave shard and tensor out"
+            )
         if self.objective == "dense" and (self.lora or self.held_out):
             raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')
 

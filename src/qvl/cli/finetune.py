@@ -52,7 +52,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
-            "torchrun starts many, but one prepares the data: run `qvl finetune ... --ranks N --dry-run`, N in all, then "
+            "torchrun: one process prepares the data; run `qvl finetune ... --ranks N --dry-run`, N in all, then "
             f"`torchrun ... -m qvl train {args.out / 'finetune.toml'} --out {args.out.parent}`"
         )
     ranks = usable_ranks(args.ranks)

@@ -1,5 +1,6 @@
 """The language model's matrices in four bits of NF4, by bitsandbytes. Source: QLoRA, arXiv 2305.14314."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import nn
 
 from qvl.errors import MissingDependencyError
 from qvl.model.qwen_vl import QwenVL
+
+# As it is imported, by peft too, it remarks on a kernel that nobody needs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def quantize_nf4(model: QwenVL, dtype: torch.dtype, device: str) -> None:

@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, device: Device, gpus: int, assumed_mfu: float = ASSUMED_MFU) -> Plan:
-    """Every way to run a recipe on so many GPUs. RecipeError for the vision warm-up, which has no tokens, and adapters."""
+    """Every way to run a recipe on so many GPUs. RecipeError for adapters and for the vision warm-up."""
     if recipe.objective != "next_token":
         raise RecipeError(f"objective = {recipe.objective!r}: only stages that learn next tokens are planned")
     if recipe.lora:

@@ -191,7 +191,7 @@ class Recipe:
             raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
         if self.lora and (self.parallel.shard, self.parallel.tensor) != (ParallelConfig.shard, ParallelConfig.tensor):
             raise RecipeError(
-                "parallel: with [lora] the base lies whole on each rank, it is not shared out; leave shard and tensor out"
+                "parallel: with [lora] each rank holds the whole base, none of it is shared; leave out shard and tensor"
             )
         if self.objective == "dense" and (self.lora or self.held_out):
             raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')

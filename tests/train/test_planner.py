@@ -160,6 +160,12 @@ def test_the_vision_warm_up_is_not_planned() -> None:
         plan(load_recipe(RECIPES / "tiny" / "warmup_vision.toml"), device_named("h100"), 1)
 
 
+def test_adapters_are_not_planned() -> None:
+    base = [f"init_from.{part}=base" for part in ("vision", "adapter", "language")]
+    with pytest.raises(RecipeError, match="adapters can't be planned"):
+        plan(recipe_of("sft", "lora={}", *base), device_named("h100"), 1)
+
+
 def said_by(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(["plan", *argv]) == 0
     return capsys.readouterr().out

@@ -186,6 +186,15 @@ def gradient_norms(params: Sequence[Tensor], ranks: Ranks) -> Tensor:
     return torch.where(split, ranks.add(squares * split, "tensor"), squares).sqrt()
 
 
+def check_replicable(config: ParallelConfig) -> None:
+    """RecipeError where a recipe with [lora] asks ranks to share more than the samples."""
+    if (config.shard, config.tensor) != (ParallelConfig.shard, ParallelConfig.tensor):
+        raise RecipeError(
+            f'parallel: with [lora] each rank holds the whole base; set shard = "{ParallelConfig.shard}" and '
+            f"tensor = {ParallelConfig.tensor}"
+        )
+
+
 def add_up_gradients(params: Iterable[Tensor], ranks: Ranks) -> None:
     """Sums over the ranks, in place, of the gradients of parameters that lie whole on each; FSDP has added up its own.
 

@@ -189,10 +189,6 @@ class Recipe:
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
         if self.lora and (set(self.init_from) != set(PARTS) or len(set(self.init_from.values())) > 1):
             raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
-        if self.lora and (self.parallel.shard, self.parallel.tensor) != (ParallelConfig.shard, ParallelConfig.tensor):
-            raise RecipeError(
-                "parallel: with [lora] each rank holds the whole base, none of it is shared; leave out shard and tensor"
-            )
         if self.objective == "dense" and (self.lora or self.held_out):
             raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')
 

@@ -24,6 +24,7 @@ from qvl.train.measure import accumulate, dense_measure, token_measure
 from qvl.train.optim import build_optimizers, freeze, lr_at, set_lr
 from qvl.train.parallel import (
     add_up_gradients,
+    check_replicable,
     gradient_norms,
     local_gradients,
     parallelize,
@@ -66,6 +67,8 @@ def run_recipe(
     holds a run of the same name with other values.
     """
     recipe = load_recipe(path, overrides)
+    if recipe.lora and ranks.mesh is not None:
+        check_replicable(recipe.parallel)
     stage_dir = out / recipe.name
     check_unclaimed(stage_dir, recipe)
     if is_saved(result := stage_dir / result_name(recipe)):

@@ -215,11 +215,11 @@ def train(
                 for optimizer in optimizers:
                     optimizer.step()
             telemetry.step(step, lr, seen, float(norm), _by_part(parts, norms), fault)
+            if after_step:  # before the state: a run that goes on from it does not come here again
+                after_step(step + 1, model)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 values = {"loader": _of_all(seen.loader_state, ranks), "norms": list(faults.norms)}
                 writer.save(step + 1, snapshot.tensors(), values)
-            if after_step:
-                after_step(step + 1, model)
     writer.finish()
     model.eval()
     if isinstance(loader, Loader):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qvl.checkpoint import load_model
+from qvl.checkpoint import load_model, save_model
 from qvl.checkpoint.config_json import config_to_json
 from qvl.errors import CheckpointError, RecipeError
 from qvl.images import normalize
 from qvl.model.config import PRESETS
 from qvl.model.qwen_vl import QwenVL
-from qvl.quantize.layout import save_int4, to_int4, to_whole
+from qvl.quantize.layout import load_any, save_int4, to_int4, to_whole
+from qvl.quantize.nf4 import nf4_matrix, quantize_nf4
 from qvl.text.tokenizer import Tokenizer
 from qvl.train import lora
 from qvl.train.chat_tokens import chat_tokens_look_trained
@@ -169,7 +170,7 @@ def test_a_loaded_and_a_merged_adapter_give_the_same_logits(
     lora.save_adapter(model, tmp_path / "adapter", recipe.lora, str(base))
     expected = logits_of(model, run_dir, recipe)
 
-    loaded = initial_model(recipe, run_dir, Tokenizer.tiny())
+    loaded = load_any(base)
     assert float((logits_of(loaded, run_dir, recipe) - expected).abs().max()) > 0.01  # the adapter matters
     lora.load_adapter(loaded, tmp_path / "adapter")
     assert torch.equal(logits_of(loaded, run_dir, recipe), expected)
@@ -179,6 +180,24 @@ def test_a_loaded_and_a_merged_adapter_give_the_same_logits(
     lora.merge_lora(loaded.float())
     assert set(loaded.state_dict()) == set(load_model(checkpoint_dir).state_dict())
     assert float((logits_of(loaded.double(), run_dir, recipe) - exact).abs().max()) < 1e-5
+
+
+def test_a_base_is_read_as_it_is_stored_and_trains_in_float32(
+    checkpoint_dir: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    """And NF4 stands for the same matrices as where the base is read as float32, as in chat and merge."""
+    save_model(load_model(checkpoint_dir).bfloat16(), tmp_path, Tokenizer.tiny())
+    recipe = recipe_on(tmp_path, "lora.quantize=nf4")
+    assert recipe.lora is not None
+    model = initial_model(recipe, run_dir, Tokenizer.tiny())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    lora.add_lora(model, recipe.lora, PARTS, Tokenizer.tiny().special, torch.bfloat16, "cpu")
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert model.vision.conv1.weight.dtype == torch.bfloat16
+    whole = load_model(tmp_path)
+    quantize_nf4(whole, torch.float32, "cpu")
+    for ours, theirs in zip(model.language.blocks, whole.language.blocks, strict=True):
+        assert torch.equal(nf4_matrix(ours.w1.base_layer), nf4_matrix(theirs.w1))
 
 
 def break_config(folder: Path, **values: Any) -> None:

@@ -146,7 +146,7 @@ def test_rows_of_a_step_are_dealt_anew_where_streams_can_t_be_shared(
         ([], 8, 1.5, UsageError, "--mfu 1.5: expected a share"),
         (["image_size=225"], 8, 0.4, RecipeError, "image_size = 225"),
         (["preset=qwen"], 8, 0.4, RecipeError, "known preset"),
-        (["lora={}", *ONE_BASE], 8, 0.4, RecipeError, "lora: only the training of whole weights"),
+        (["lora={}", *ONE_BASE], 8, 0.4, RecipeError, "[lora]: adapters can't be planned"),
     ],
 )
 def test_what_can_t_be_planned_is_named(

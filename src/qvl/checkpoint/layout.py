@@ -63,9 +63,10 @@ def quantization_of(directory: Path) -> dict[str, Any] | None:
     return values
 
 
-def load_model(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVL:
+def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> QwenVL:
     """The model of a published-layout folder, one weights file or shards with an index, in eval mode.
 
+    dtype: None leaves each tensor as it is stored, and on the CPU mapped from the disk, read where it is used.
     Raises CheckpointError naming the file or tensors: a missing folder, config or weights file; a file that
     is cut short; missing, extra or misshapen tensors; a folder with .bin files only, or with Int4 matrices.
     """

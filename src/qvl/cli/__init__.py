@@ -11,7 +11,7 @@ from typing import Any
 from qvl.cli.data import add_data_tools
 from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.study import add_study
-from qvl.cli.verb import add_verb, usable_device
+from qvl.cli.verb import add_ranks, add_verb, usable_device, usable_ranks
 from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     train.add_argument("--log-to", nargs="+", default=[], choices=["tensorboard", "wandb"], help="its numbers too")
     train.add_argument("--dry-run", action="store_true", help="say what would train, and leave")
-    train.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
+    add_ranks(train)
     train.add_argument("--device", default="cpu")
 
     add_finetune(verbs)
@@ -147,12 +147,11 @@ def _train(args: argparse.Namespace) -> None:
     from qvl.train.trainer import run_recipe
 
     recipe = load_recipe(args.recipe, args.set)
-    if args.ranks < 1:
-        raise UsageError(f"--ranks {args.ranks}: at least 1")
+    count = usable_ranks(args.ranks)
     if args.dry_run:
-        print(describe(recipe, args.out, args.ranks))
+        print(describe(recipe, args.out, count))
         return
-    if args.ranks > 1:
+    if count > 1:
         _launch(args)
         return
     with losing_others_is_told(), joined(usable_device(args.device), recipe.parallel.tensor) as (ranks, device):
@@ -174,14 +173,12 @@ def _loaded(args: argparse.Namespace, model: Path) -> Any:
 
 
 def _launch(args: argparse.Namespace) -> None:
-    import shlex
-
     from qvl.train.launch import launch
 
     values = [flag for value in args.set for flag in ("--set", value)]
     sinks = ["--log-to", *args.log_to] if args.log_to else []
     command = ["train", str(args.recipe), "--out", str(args.out), "--device", args.device, *values, *sinks]
-    launch(args.ranks, command, shlex.join(["qvl", *command, "--ranks", str(args.ranks)]))
+    launch(args.ranks, command)
 
 
 def _plan(args: argparse.Namespace) -> None:

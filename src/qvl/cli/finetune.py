@@ -1,10 +1,11 @@
 """`qvl finetune` and `qvl merge`: flags -> one call. Imports stand inside functions, so that --help is quick."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from qvl.cli.verb import add_verb, usable_device
+from qvl.cli.verb import add_ranks, add_verb, usable_device, usable_ranks
 from qvl.errors import UsageError
 
 
@@ -23,6 +24,7 @@ def add_finetune(verbs: Any) -> None:
     tune.add_argument("--leave-out-bad", action="store_true", help="train without the samples that have problems")
     tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
     tune.add_argument("--dry-run", action="store_true", help="prepare data and recipe, say what would train, and leave")
+    add_ranks(tune)
     tune.add_argument("--device", default="cpu")
 
     merge = add_verb(verbs, "merge", _merge, "adapters and their base -> one checkpoint folder")
@@ -44,10 +46,17 @@ def say_result(recipe: Any, stage_dir: Path) -> None:
 def _finetune(args: argparse.Namespace) -> None:
     from qvl.train.describe import describe
     from qvl.train.finetune import prepare
+    from qvl.train.launch import launch
     from qvl.train.recipe import load_recipe
     from qvl.train.trainer import run_recipe
 
-    device = usable_device(args.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "torchrun: one process prepares the data; run `qvl finetune ... --ranks N --dry-run`, N in all, then "
+            f"`torchrun ... -m qvl train {args.out / 'finetune.toml'} --out {args.out.parent}`"
+        )
+    ranks = usable_ranks(args.ranks)
+    device = usable_device(args.device) if ranks == 1 else args.device  # this process must not take a part of a GPU
     if args.epochs is not None and not 0 < args.epochs < float("inf"):
         raise UsageError(f"--epochs {args.epochs}: more than 0")
     path, account = prepare(
@@ -57,13 +66,16 @@ def _finetune(args: argparse.Namespace) -> None:
         images_dir=args.images,
         method="full" if args.full else "nf4" if args.nf4 else "lora",
         epochs=args.epochs,
+        ranks=ranks,
         leave_out_bad=args.leave_out_bad,
         overrides=tuple(args.set),
     )
     recipe, run_dir = load_recipe(path), path.parent.parent
     print(f"{account.summary()}\nrecipe: {path}")
     if args.dry_run:
-        print(describe(recipe, run_dir))
+        print(describe(recipe, run_dir, ranks))
+    elif ranks > 1:
+        launch(ranks, ["train", str(path), "--out", str(run_dir), "--device", device])
     else:
         say_result(recipe, run_recipe(path, out=run_dir, device=device))
 

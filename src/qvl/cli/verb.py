@@ -14,6 +14,18 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], a
     return parser
 
 
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    """--ranks, of verbs that train."""
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of this machine, a GPU each (1)")
+
+
+def usable_ranks(count: int) -> int:
+    """The number of ranks if there can be so many."""
+    if count < 1:
+        raise UsageError(f"--ranks {count}: at least 1")
+    return count
+
+
 def usable_device(name: str) -> str:
     """The device's name if tensors can live there."""
     import torch

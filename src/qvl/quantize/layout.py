@@ -24,9 +24,9 @@ from qvl.quantize.nf4 import nf4_matrix
 from qvl.text.tokenizer import Tokenizer
 
 
-def load_any(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVL:
-    """The model of a folder, whole or with Int4 matrices, in eval mode. CheckpointError as of `load_model`, and for
-    matrices quantised in another way."""
+def load_any(directory: str | Path, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> QwenVL:
+    """The model of a folder, whole or with Int4 matrices, in eval mode. dtype and errors as of `load_model`;
+    CheckpointError also for matrices quantised in another way."""
     directory = Path(directory)
     config = load_config(directory)
     settings = quantization_of(directory)
@@ -97,7 +97,7 @@ def _names(model: QwenVL) -> dict[str, str]:
     return {ours: theirs(ours) for ours in model.state_dict()}
 
 
-def _as(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+def _as(tensor: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
     """Weights change their type, packed integers and their scales don't."""
     return tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(".scales") else tensor
 

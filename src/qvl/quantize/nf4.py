@@ -1,5 +1,6 @@
 """The language model's matrices in four bits of NF4, by bitsandbytes. Source: QLoRA, arXiv 2305.14314."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import nn
 
 from qvl.errors import MissingDependencyError
 from qvl.model.qwen_vl import QwenVL
+
+# As it is imported, by peft too, it remarks on a kernel that nobody needs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def quantize_nf4(model: QwenVL, dtype: torch.dtype, device: str) -> None:
@@ -37,7 +41,9 @@ def _to_nf4(layer: nn.Linear, dtype: torch.dtype, device: str, library: Any) -> 
         made = library.nn.Linear4bit(
             layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
         )
-    made.weight = library.nn.Params4bit(layer.weight.detach(), requires_grad=False, quant_type="nf4", module=made)
+    made.weight = library.nn.Params4bit(
+        layer.weight.detach().float(), requires_grad=False, quant_type="nf4", module=made
+    )
     made.bias = layer.bias
     # Else it puts the matrix into another order in eval mode on such CPUs, which its backward pass does not know.
     made.support_avx512bf16_for_cpu = False

@@ -38,8 +38,7 @@ def describe(recipe: Recipe, run_dir: Path, ranks: int = 1) -> str:
         "a step": f"{rows:,} rows of up to {data.row_length:,} tokens ({data.batch_rows} of each of {data.streams} "
         f"streams, {recipe.grad_accumulation} times), packing {data.packing!r}",
         "pictures": f"{vision.image_size} pixels: {vision.grid**2:,} patches, {vision.num_queries} places of a row",
-        "ranks": f"{recipe.parallel.tensor} share each sample; those that read samples must divide {data.streams}; "
-        f"shared out: {recipe.parallel.shard}",
+        "ranks": _ranks(recipe),
         "data": _held(recipe, run_dir, rows),
         "memory": memory,
         "time": time,
@@ -64,6 +63,16 @@ def _adapters(model: QwenVL, recipe: Recipe, lora: LoraConfig) -> str:
     matrices = [model.get_parameter(f"{name}.weight") for name in targets(model, recipe.trains)]
     numbers = sum(lora.r * sum(matrix.shape) for matrix in matrices)
     return f"adapters of rank {lora.r} on {len(matrices)} matrices, {numbers:,} numbers, {recipe.optim.peak_lr:g}"
+
+
+def _ranks(recipe: Recipe) -> str:
+    """How ranks would share the work."""
+    if recipe.lora:
+        return f"must divide {recipe.data.streams}; each holds the base whole"
+    return (
+        f"{recipe.parallel.tensor} share each sample; those that read samples must divide {recipe.data.streams}; "
+        f"shared out: {recipe.parallel.shard}"
+    )
 
 
 def _held(recipe: Recipe, run_dir: Path, rows: int) -> str:

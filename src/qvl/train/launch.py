@@ -5,6 +5,7 @@ Over several machines torchrun does the same: `torchrun --nnodes ... --nproc-per
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import uuid
@@ -21,11 +22,11 @@ from qvl.errors import TrainingError
 ENDS_WITHIN_S = 5  # the others, asked to
 
 
-def launch(count: int, arguments: Sequence[str], again: str) -> None:
-    """Run `python -m qvl ARGUMENTS` as `count` ranks of one job, and wait for them.
+def launch(count: int, arguments: Sequence[str]) -> None:
+    """Run `python -m qvl ARGUMENTS`, a training, as `count` ranks of one job, and wait for them.
 
-    again: the command that goes on. Raises TrainingError naming the rank that died; an error that a rank has already
-    said ends this process with the same exit code.
+    Raises TrainingError naming the rank that died and the command that goes on; an error that a rank has already said
+    ends this process with the same exit code.
     """
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
@@ -51,6 +52,7 @@ def launch(count: int, arguments: Sequence[str], again: str) -> None:
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
         name = signal.Signals(-failure.exitcode).name
+        again = shlex.join(["qvl", *arguments, "--ranks", str(count)])
         raise TrainingError(
             f"rank {rank} (process {failure.pid}) was killed by {name} and the others were ended; go on with: {again}"
         ) from error

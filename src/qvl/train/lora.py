@@ -6,7 +6,6 @@ none: published they lie inside torch's MultiheadAttention, which reads its matr
 """
 
 import json
-import logging
 import re
 from importlib import import_module
 from pathlib import Path
@@ -196,8 +195,6 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _peft() -> Any:
-    # peft imports bitsandbytes where it is installed, which remarks on a kernel that nobody needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return import_module("peft")
     except ImportError as error:

@@ -1,5 +1,8 @@
 """A finished model -> the same model, shared out among ranks: `parallelize`, and what goes with it.
 
+Adapters train otherwise: each rank holds the frozen base whole, and the gradients of the little that trains are added
+up once a step (`add_up_gradients`).
+
 The order is tensor parallelism, activation checkpointing, compilation, sharding (FSDP2). No module and no loss knows of
 it. How `parallel.shard` maps to ZeRO: "optimizer" (ZeRO-1) keeps whole bf16 weights and whole gradients over the
 micro-batches of a step and reduces them once; "gradients" (ZeRO-2) reduces them after each micro-batch; "parameters"
@@ -130,9 +133,10 @@ def _fill(model: QwenVL, source: QwenVL | None, ranks: Ranks, device: str) -> No
 
 
 def whole_model(model: QwenVL, ranks: Ranks) -> QwenVL | None:
-    """The model with all its weights, on the first rank's CPU; all ranks call, the others get None."""
-    if ranks.mesh is None:
-        return model
+    """The model with all its weights on the first rank, on its CPU where they were shared out; all ranks call, the
+    others get None."""
+    if not isinstance(model, FSDPModule):
+        return model if ranks.is_first else None
     state = {}
     for name, param in model.state_dict().items():
         full = cast(DTensor, param).full_tensor()
@@ -175,11 +179,30 @@ def gradient_norms(params: Sequence[Tensor], ranks: Ranks) -> Tensor:
     """The norm of each parameter's gradient over all ranks, float32 on their device; 0 where there is none."""
     local = [_local(p.grad) if p.grad is not None else torch.zeros((), device=p.device) for p in params]
     norms = torch.stack(list(torch._foreach_norm(local)))
-    if ranks.mesh is None:
+    if not any(isinstance(p, DTensor) for p in params):
         return norms
     squares = ranks.add(norms.square())
     split = torch.tensor([_is_split(p) for p in params], device=squares.device)
     return torch.where(split, ranks.add(squares * split, "tensor"), squares).sqrt()
+
+
+def check_replicable(config: ParallelConfig) -> None:
+    """RecipeError where a recipe with [lora] asks ranks to share more than the samples."""
+    if (config.shard, config.tensor) != (ParallelConfig.shard, ParallelConfig.tensor):
+        raise RecipeError(
+            f'parallel: with [lora] each rank holds the whole base; set shard = "{ParallelConfig.shard}" and '
+            f"tensor = {ParallelConfig.tensor}"
+        )
+
+
+def add_up_gradients(params: Iterable[Tensor], ranks: Ranks) -> None:
+    """Sums over the ranks, in place, of the gradients of parameters that lie whole on each; FSDP has added up its own.
+
+    All ranks have the same gradients, since a batch without pictures goes the same way.
+    """
+    for param in params:
+        if param.grad is not None and not isinstance(param, DTensor):
+            ranks.add(param.grad)
 
 
 def local_gradients(params: Iterable[Tensor]) -> list[Tensor]:

@@ -89,12 +89,12 @@ class Plan:
 
 
 def plan(recipe: Recipe, device: Device, gpus: int, assumed_mfu: float = ASSUMED_MFU) -> Plan:
-    """Every way to run a recipe on so many GPUs. RecipeError for the vision warm-up, which has no
-    tokens, and for adapters."""
+    """Every way to run a recipe on so many GPUs. RecipeError for the vision warm-up, which has no tokens, and for
+    adapters."""
     if recipe.objective != "next_token":
         raise RecipeError(f"objective = {recipe.objective!r}: only stages that learn next tokens are planned")
     if recipe.lora:
-        raise RecipeError("lora: only the training of whole weights is planned")
+        raise RecipeError("[lora]: adapters can't be planned, only stages whose own weights train")
     if gpus < 1:
         raise UsageError(f"--gpus {gpus}: at least 1")
     if not 0 < assumed_mfu <= 1:

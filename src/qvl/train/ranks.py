@@ -79,6 +79,9 @@ def joined(device: str, tensor: int) -> Iterator[tuple[Ranks, str]]:
     kind = device.split(":")[0]
     if device != kind:
         raise UsageError(f"--device {device}: each of {size} ranks takes a device of its own; give {kind}")
+    here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.accelerator.device_count()
+    if kind != "cpu" and here > devices:
+        raise UsageError(f"--device {kind}: {here} ranks on a machine that has {devices}; each takes one of its own")
     backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl"
     if kind != "cpu":
         device = f"{kind}:{os.environ['LOCAL_RANK']}"

@@ -91,7 +91,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How ranks share the work and what they trade for memory; nothing here changes what is learnt."""
+    """How ranks share the work and what they trade for memory; nothing here changes what is learnt. With [lora] ranks
+    share the samples alone."""
 
     shard: str = "optimizer"  # one of SHARDINGS
     tensor: int = 1  # ranks that share the matrices of each block, and so each sample

@@ -68,7 +68,8 @@ def initial_model(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer) -> QwenVL
         [folder] = folders
         if recipe.lora is None and quantization_of(folder) is not None:
             raise RecipeError(f"init_from: {folder} has Int4 matrices, which can't train; add [lora]")
-        model = load_any(folder)
+        # A base is frozen: ranks that each load it have its pages in common, not a float32 copy each.
+        model = load_any(folder, None if recipe.lora else torch.float32)
         vision = replace(model.config.vision, image_size=config.vision.image_size)
         if replace(model.config, vision=vision) == config:
             model.config = config

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +22,17 @@ from qvl.train.dense import DenseHead, DenseLoader
 from qvl.train.faults import Faults
 from qvl.train.measure import accumulate, dense_measure, token_measure
 from qvl.train.optim import build_optimizers, freeze, lr_at, set_lr
-from qvl.train.parallel import gradient_norms, local_gradients, parallelize, prepare_blocks, whole_model
+from qvl.train.parallel import (
+    add_up_gradients,
+    check_replicable,
+    gradient_norms,
+    local_gradients,
+    parallelize,
+    prepare_blocks,
+    whole_model,
+)
 from qvl.train.ranks import ALONE, Ranks
-from qvl.train.recipe import Recipe, load_recipe
+from qvl.train.recipe import Recipe, load_recipe, recipe_from_dict
 from qvl.train.snapshot import Snapshot
 from qvl.train.stage import (
     add_adapters,
@@ -59,7 +68,7 @@ def run_recipe(
     """
     recipe = load_recipe(path, overrides)
     if recipe.lora and ranks.mesh is not None:
-        raise RecipeError("[lora]: adapters train on one rank; leave --ranks out")
+        check_replicable(recipe.parallel)
     stage_dir = out / recipe.name
     check_unclaimed(stage_dir, recipe)
     if is_saved(result := stage_dir / result_name(recipe)):
@@ -70,7 +79,7 @@ def run_recipe(
     held_out = read_held_out(recipe, out)
     if isinstance(loader, Loader):
         check_shards(stage_dir, loader)
-    model = initial_model(recipe, out, tokenizer) if ranks.is_first else None
+    model = initial_model(recipe, out, tokenizer) if recipe.lora or ranks.is_first else None
     if model is not None:
         add_adapters(model, recipe, tokenizer, device)
     # Only now: a stage without its data or its start leaves nothing behind.
@@ -79,11 +88,11 @@ def run_recipe(
             write_text(stage_dir / SHARDS_NAME, loader.shards)
         write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
         _note_stage(out, recipe.name)
-    if ranks.mesh is not None:
+    if ranks.mesh is not None and recipe.lora is None:
         model = parallelize(model, config, ranks, recipe, device)
-    elif model is not None:
+    else:
+        assert model is not None
         prepare_blocks(model.to(device), recipe.parallel)
-    assert model is not None
     head = build_head(recipe, model, tokenizer)
 
     def save(model: QwenVL, folder: Path) -> None:
@@ -96,7 +105,8 @@ def run_recipe(
         train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
         save(model, result)
         return stage_dir
-    best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, lambda model: save(model, stage_dir / BEST_NAME))
+    keep = partial(save, folder=stage_dir / BEST_NAME)
+    best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, keep, ranks)
     train(model, head, loader, recipe, stage_dir, device, ranks, log_to, best.after_step)
     if ranks.is_first:
         os.replace(stage_dir / BEST_NAME, result)
@@ -108,6 +118,12 @@ def run_recipe(
 
 def _as_json(recipe: Recipe) -> str:
     return json.dumps(asdict(recipe), indent=2, ensure_ascii=False)
+
+
+def begun_recipe(stage_dir: Path) -> Recipe | None:
+    """The recipe of the run that a folder holds."""
+    path = stage_dir / RECIPE_NAME
+    return recipe_from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
@@ -189,6 +205,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             seen = accumulate(batches, measure, recipe, model, ranks)
+            add_up_gradients(trainable, ranks)
             gradients = local_gradients(trainable)
             torch._foreach_div_(gradients, seen.weight or 1.0)
             norms = gradient_norms(trainable, ranks)
@@ -198,11 +215,11 @@ def train(
                 for optimizer in optimizers:
                     optimizer.step()
             telemetry.step(step, lr, seen, float(norm), _by_part(parts, norms), fault)
+            if after_step:  # before the state: a run that goes on from it does not come here again
+                after_step(step + 1, model)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 values = {"loader": _of_all(seen.loader_state, ranks), "norms": list(faults.norms)}
                 writer.save(step + 1, snapshot.tensors(), values)
-            if after_step:
-                after_step(step + 1, model)
     writer.finish()
     model.eval()
     if isinstance(loader, Loader):

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_recipes import KINDS
 from safetensors.torch import load_file
 
 import qvl
-from qvl.checkpoint import load_model
-from qvl.checkpoint.config_json import config_to_json
 from qvl.cli import main
 from qvl.errors import RecipeError, UsageError
-from qvl.quantize.layout import save_int4, to_int4
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.finetune import prepare
 from qvl.train.parallel import check_replicable
@@ -27,46 +25,8 @@ from qvl.train.stage import build_loader, model_config
 from qvl.train.trainer import run_recipe
 
 SHIPPED = Path(qvl.__file__).parent / "assets" / "tiny"
-RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "multitask.toml"
 WORKER = Path(__file__).with_name("recipe_worker.py")
-PARTS = ("vision", "adapter", "language")
-# Dropout is off: each rank draws its own.
-KINDS = {
-    "plain": ["lora={r=4, alpha=8, dropout=0.0}", f"trains={list(PARTS)}"],  # embedding and head train too
-    "nf4": ['lora={r=4, alpha=8, dropout=0.0, quantize="nf4", train_embeddings="no"}', 'trains=["language"]'],
-    "gptq": ['lora={r=4, alpha=8, dropout=0.0, train_embeddings="no"}', 'trains=["language"]'],
-    "full": ['trains=["adapter", "language"]'],
-}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def recipe_of(kind: str, base: Path) -> Recipe:
-    values = [
-        f"name={kind}",
-        f"preset={base}",
-        *(f"init_from.{part}={base}" for part in PARTS),
-        "steps=10",
-        "save_every=4",
-        "precision=float32",
-        "grad_accumulation=2",
-        "data.batch_rows=1",
-        "data.streams=2",
-        "data.split_dirs=['world/train']",
-        "data.mixture={text = 1.0, vqa = 1.0, ocr = 0.5}",  # batches without any picture beside those with
-        "optim.optimizer=adamw",
-        "optim.warmup_steps=2",
-        "held_out={split_dirs=['world/train'], every=5, samples=5}",  # which two ranks can't share evenly
-    ]
-    return load_recipe(RECIPE, [*values, *KINDS[kind]])
-
-
-@pytest.fixture(scope="module")
-def recipes(checkpoint_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
-    int4 = tmp_path_factory.mktemp("int4")
-    model = load_model(checkpoint_dir)
-    to_int4(model)
-    save_int4(model, config_to_json(model.config), int4, Tokenizer.tiny())
-    return {kind: recipe_of(kind, int4 if kind == "gptq" else checkpoint_dir) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")

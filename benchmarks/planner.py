@@ -1,4 +1,5 @@
-"""The planner's memory beside what torch allocates: the peak of optimizer steps of many models, each in a process.
+"""The planner's memory beside what torch allocates: the peak of optimizer steps of many models, on the CPU each in a
+process.
 
     .venv/bin/python benchmarks/planner.py > benchmarks/planner.txt
 
@@ -201,8 +202,9 @@ def play_ranks(case: Case, device: str) -> Ranks:
     """The first of the case's ranks."""
     if case.ranks == 1:
         return ALONE
-    if not dist.is_initialized():
-        dist.init_process_group("fake", rank=0, world_size=case.ranks, store=FakeStore())
+    if dist.is_initialized():  # by the case before
+        dist.destroy_process_group()
+    dist.init_process_group("fake", rank=0, world_size=case.ranks, store=FakeStore())
     shape = case.ranks // case.parallel.tensor, case.parallel.tensor
     return Ranks(init_device_mesh(device, shape, mesh_dim_names=("data", "tensor")))
 
@@ -242,6 +244,7 @@ def measure_case(number: int, device: str) -> dict[str, int]:
     """In this process: bytes of tensors at the peak, and on the CPU of the process."""
     case = CASES[number]
     if device != "cpu":
+        gc.collect()  # the case before
         steps = prepare(case, device)
         torch.cuda.reset_peak_memory_stats(device)
         steps()
@@ -252,8 +255,8 @@ def measure_case(number: int, device: str) -> dict[str, int]:
     return {"process": process, "tensors": allocated(case)}
 
 
-def in_own_process(number: int, device: str) -> dict[str, int]:
-    command = [sys.executable, __file__, "--device", device, "--case", str(number)]
+def in_own_process(number: int) -> dict[str, int]:
+    command = [sys.executable, __file__, "--device", "cpu", "--case", str(number)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -278,7 +281,8 @@ def main() -> None:
     for number, case in enumerate(CASES):
         if args.only not in case.name:
             continue
-        planned, measured = case.predicted(on_cpu), in_own_process(number, args.device)
+        planned = case.predicted(on_cpu)
+        measured = in_own_process(number) if on_cpu else measure_case(number, args.device)
         errors.append(planned.total / measured["tensors"] - 1)
         process = f"{measured['process'] / 1e9:9.3f}" if "process" in measured else " " * 9
         print(

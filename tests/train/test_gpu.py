@@ -1,20 +1,23 @@
 """On a GPU: it learns and says what the CPU does. Left out where there is none."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from lora_recipes import KINDS
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 import qvl
 from qvl.checkpoint import load_model
+from qvl.model.loss import chunked_loss, next_token_loss
 from qvl.train.recipe import Recipe, load_recipe, recipe_to_toml
 from qvl.train.trainer import run_recipe
 
 DEVICE = "cuda"
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 SHIPPED = Path(qvl.__file__).parent / "assets" / "tiny"
 
 
@@ -74,3 +77,23 @@ def test_logits_in_bf16_are_near() -> None:
     with torch.inference_mode():
         whole, half = (load_model(SHIPPED, dtype, DEVICE)(ids) for dtype in (torch.float32, torch.bfloat16))
     assert float((whole - half.float()).norm() / whole.norm()) < 2e-2
+
+
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+def test_the_loss_in_chunks_is_the_whole_one(bf16: bool, tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 64, generator=generator) for rows in (300, 9000))
+    targets = torch.randint(9000, (300,), generator=generator)
+    expected = differentiated(lambda h, w: next_token_loss(h @ w.t(), targets)[0], hidden, weight)
+    hidden, weight, targets = hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+        found = differentiated(lambda h, w: chunked_loss(h, w, targets, None, 128), hidden, weight)
+    for tensor, other in zip(expected, found, strict=True):
+        assert float((other.cpu() - tensor).norm() / tensor.norm()) < tolerance
+
+
+def differentiated(loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """The loss and its two gradients."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    total = loss(hidden, weight)
+    return (total.detach(), *torch.autograd.grad(total, (hidden, weight)))

@@ -87,7 +87,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 torch.mm(low, factor, out=grad_hidden[here])
             if grad_weight is not None:  # in pieces that stay in the cache
                 for total, columns in zip(grad_weight.split(ADDED_ROWS), low.t().split(ADDED_ROWS), strict=True):
-                    total.add_((columns @ part).to(wide))
+                    total.add_(columns @ part)
         ctx.save_for_backward(
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),

@@ -24,6 +24,8 @@ from qvl.train.recipe import ParallelConfig
 
 ROOT = ("stem", "adapter", "head")  # what FSDP gathers at once, for the whole of both passes
 LAST = (*ROOT, "embedding")  # whose gradients leave when the backward pass is over
+# cuBLAS has 32 MiB for each of the two threads that run the passes, on Hopper; elsewhere 8.
+WORKSPACES = 2 * 2**25
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Memory:
     optimizer: float = 0
     gathered: float = 0  # whole weights, for the products
     buffers: float = 0  # of what is on its way between ranks
+    workspaces: float = 0  # of the library that makes the products on a GPU
     vision: float = 0  # activations
     adapter: float = 0
     language: float = 0
@@ -154,6 +157,7 @@ def _standing(steps: list[_Step], config: QwenVLConfig, setup: Setup) -> Memory:
         weights=FULL * sum(step.weights for step in steps) / setup.data_ranks,
         gradients=FULL * trained / (1 if setup.keeps_all else setup.data_ranks) if setup.accumulates else 0,
         optimizer=FULL * state / setup.data_ranks,
+        workspaces=0 if setup.on_cpu else WORKSPACES,
     )
 
 

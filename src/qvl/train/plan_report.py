@@ -21,6 +21,7 @@ KINDS = {
     "optimizer": "optimizer",
     "gathered": "gathered weights",
     "buffers": "communication",
+    "workspaces": "workspaces of the products",
     "vision": "activations of the ViT",
     "adapter": "of the adapter",
     "language": "of the language model",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qvl.model.config import VisionConfig
 from qvl.model.init import QUIET, linear_, place_channels, query_attention_
-from qvl.model.vision import LAYER_NORM_EPS, resize_positions
+from qvl.model.vision import LAYER_NORM_EPS, attend, resize_positions
 
 
 def sincos_table(side: int, dim: int) -> Tensor:
@@ -53,7 +53,7 @@ class Adapter(nn.Module):
             self._split_heads(F.linear(t, w, b))
             for t, w, b in zip((query[None].expand(n, -1, -1), keys, x), weights, biases, strict=True)
         )
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (N, Q, D)
+        attended = attend(q, k, v).transpose(1, 2).flatten(2)  # (N, Q, D)
         return self.ln_post(self.out_proj(attended)) @ self.proj
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -41,6 +41,13 @@ def join_windows(x: Tensor, patches: int) -> Tensor:
     return windows.transpose(2, 3).reshape(-1, patches, x.shape[-1])
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q (N, H, Q, K), k and v (N, H, P, K) -> (N, H, Q, K); also for N = 0, which fused kernels on GPUs don't know."""
+    if len(q) == 0:
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class VisionBlock(nn.Module):
     """Pre-LN transformer block; q, k and v lie side by side within each head, as published."""
 
@@ -58,7 +65,7 @@ class VisionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, P, width)
         qkv = self.in_proj(self.ln_1(x)).unflatten(-1, (-1, 3, self.head_size))
         q, k, v = qkv.permute(3, 0, 2, 1, 4)  # each (N, H, P, K)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attend(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.out_proj(attended)
         return x + self.c_proj(F.gelu(self.c_fc(self.ln_2(x))))
 

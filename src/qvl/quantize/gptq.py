@@ -27,9 +27,9 @@ def pack(values: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """(..., n / 8) int32 -> (..., n) int32 in [0, 16)."""
-    shifts = torch.arange(0, 32, BITS, dtype=torch.int32, device=packed.device)
-    return ((packed[..., None] >> shifts) & (LEVELS - 1)).flatten(-2)
+    """(..., n / 8) int32 -> (..., n) int8 in [0, 16)."""
+    pairs = packed.contiguous().view(torch.uint8)  # the lowest byte first
+    return torch.stack((pairs & (LEVELS - 1), pairs >> BITS), -1).flatten(-2).view(torch.int8)
 
 
 def quantize(weight: Tensor, group_size: int = GROUP_SIZE) -> dict[str, Tensor]:
@@ -60,10 +60,10 @@ def quantize(weight: Tensor, group_size: int = GROUP_SIZE) -> dict[str, Tensor]:
 def dequantize(stored: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """The tensors of `quantize` in their order -> the matrix (out, in)."""
     qweight, qzeros, scales, g_idx = stored
-    values = unpack(qweight.t()).t()  # (in, out)
-    rows = g_idx.long()
-    weight = (values - (unpack(qzeros) + 1)[rows]) * scales.float()[rows]  # bfloat16 would round the scales
-    return weight.t().to(dtype)
+    columns = g_idx.long()
+    steps = unpack(qweight.t()) - (unpack(qzeros) + 1).t()[:, columns]  # int8 (out, in): few bytes to move
+    weight = torch.empty(steps.shape, dtype=dtype, device=steps.device)
+    return torch.mul(steps, scales.float().t()[:, columns], out=weight)  # bfloat16 would round the scales
 
 
 class GPTQLinear(nn.Linear):

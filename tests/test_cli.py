@@ -47,7 +47,7 @@ def test_a_dry_run_tells_of_the_published_model(tmp_path: Path, capsys: pytest.C
     assert table["language.blocks"][:2] == ["frozen", "0"]
     assert ["rates", "vision", "1.71e-05", "to", "0.0002"] in [line[:5] for line in lines]
     assert ["a", "step", "30,720", "rows"] in [line[:4] for line in lines]
-    assert ["memory", "61.6", "GB", "on", "each", "of", "64", "GPUs"] in [line[:8] for line in lines]
+    assert ["memory", "61.7", "GB", "on", "each", "of", "64", "GPUs"] in [line[:8] for line in lines]
     assert ["time", "3.26e17", "FLOP", "a", "step"] in [[word.strip(",") for word in line[:5]] for line in lines]
     assert not list(tmp_path.iterdir())
 

@@ -30,6 +30,8 @@ def describe(recipe: Recipe, run_dir: Path, ranks: int = 1) -> str:
     optim, data, vision = recipe.optim, recipe.data, config.vision
     rows = data.batch_rows * recipe.batches_per_step
     memory, time = cost_text(recipe, ranks)
+    if recipe.parallel.deepspeed:
+        memory = "not known of DeepSpeed"
     rates = _adapters(model, recipe, recipe.lora) if recipe.lora else _rates(model, recipe)
     facts = {
         "rates": f"{rates} at the peak; decay {optim.weight_decay:g} of matrices, none of vectors",
@@ -69,6 +71,8 @@ def _ranks(recipe: Recipe) -> str:
     """How ranks would share the work."""
     if recipe.lora:
         return f"must divide {recipe.data.streams}; each holds the base whole"
+    if recipe.parallel.deepspeed:
+        return f"must divide {recipe.data.streams}; shared out by DeepSpeed, {recipe.parallel.deepspeed}"
     return (
         f"{recipe.parallel.tensor} share each sample; those that read samples must divide {recipe.data.streams}; "
         f"shared out: {recipe.parallel.shard}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qvl.data.loader import Batch, State
 from qvl.images import normalize
+from qvl.model.loss import supervised_places
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.special_tokens import IGNORE_INDEX
@@ -44,7 +45,12 @@ class Seen:
 
 
 def accumulate(
-    batches: Iterator[tuple[Any, State]], measure: Measure, recipe: Recipe, model: QwenVL, ranks: Ranks
+    batches: Iterator[tuple[Any, State]],
+    measure: Measure,
+    recipe: Recipe,
+    model: QwenVL,
+    ranks: Ranks,
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Seen:
     """Gradients of the summed loss over this rank's micro-batches of one step, and what all ranks saw."""
     seen = Seen()
@@ -55,7 +61,7 @@ def accumulate(
         seen.waited_s += time.perf_counter() - start
         delay_reduction(model, recipe.parallel, last=number + 1 == count)
         loss_sum, weight = measure(batch)
-        loss_sum.backward()
+        backward(loss_sum)
         seen.loss_sum += float(loss_sum.detach())
         seen.weight += float(weight)
         if isinstance(batch, Batch):
@@ -81,6 +87,12 @@ def _add_up(seen: Seen, ranks: Ranks) -> None:
     summed = ranks.add(torch.tensor(values, dtype=torch.float64)).tolist()
     seen.loss_sum, seen.weight, seen.operations, seen.waited_s, *counts = summed
     seen.samples, seen.images, seen.tokens = map(int, counts)
+
+
+def supervised_weight(batch: Batch) -> float:
+    """The weight that the measure will give the batch."""
+    places = supervised_places(batch.labels)[:, :-1]
+    return float(places.sum() if batch.loss_weights is None else batch.loss_weights[:, 1:][places].sum())
 
 
 def token_measure(model: QwenVL, recipe: Recipe, device: str) -> Measure:

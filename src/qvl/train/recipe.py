@@ -98,6 +98,7 @@ class ParallelConfig:
     tensor: int = 1  # ranks that share the matrices of each block, and so each sample
     checkpoint_activations: bool = False  # blocks keep their input alone and run again in the backward pass
     compile: bool = False  # blocks by torch.compile
+    deepspeed: str = ""  # path of a ZeRO-2 or ZeRO-3 JSON: DeepSpeed shares out instead
 
     def __post_init__(self) -> None:
         _require(self.shard in SHARDINGS, "parallel.shard", self.shard, "one of " + ", ".join(SHARDINGS))
@@ -189,8 +190,22 @@ class Recipe:
         _require(self.save_every > 0, "save_every", self.save_every, "at least 1")
         if self.lora and (set(self.init_from) != set(PARTS) or len(set(self.init_from.values())) > 1):
             raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
+        if self.parallel.deepspeed:
+            self._check_deepspeed()
         if self.objective == "dense" and (self.lora or self.held_out):
             raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')
+
+    def _check_deepspeed(self) -> None:
+        """What DeepSpeed's engine leaves to PyTorch's."""
+        plain = (self.parallel.shard, self.parallel.tensor) == (ParallelConfig.shard, ParallelConfig.tensor)
+        for key, good, wanted in (
+            ("parallel.shard, parallel.tensor", plain, "left out, the JSON says what is shared"),
+            ("objective", self.objective != "dense", '"next_token"'),
+            ("lora", self.lora is None, "left out, ranks have the base whole"),
+            ("optim.optimizer", self.optim.optimizer == "adamw", '"adamw"'),
+        ):
+            if not good:
+                raise RecipeError(f"{key}: with parallel.deepspeed it must be {wanted}")
 
     @property
     def batches_per_step(self) -> int:

@@ -2,38 +2,29 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from qvl.checkpoint.state import StateWriter, restore
 from qvl.data.loader import Loader, State, lost
 from qvl.errors import DataError, RecipeError
 from qvl.files import write_text
 from qvl.images import normalize
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
+from qvl.train import deepspeed_engine
 from qvl.train.best import KeepBest, read_held_out
+from qvl.train.deepspeed_engine import DeepSpeedEngine, check_deepspeed, gather_trained
 from qvl.train.dense import DenseHead, DenseLoader
+from qvl.train.engine import STATE_NAME, Engine, TorchEngine
 from qvl.train.faults import Faults
-from qvl.train.measure import accumulate, dense_measure, token_measure
-from qvl.train.optim import build_optimizers, freeze, lr_at, set_lr
-from qvl.train.parallel import (
-    add_up_gradients,
-    check_replicable,
-    gradient_norms,
-    local_gradients,
-    parallelize,
-    prepare_blocks,
-    whole_model,
-)
+from qvl.train.optim import freeze, lr_at
+from qvl.train.parallel import check_replicable, parallelize, prepare_blocks, whole_model
 from qvl.train.ranks import ALONE, Ranks
 from qvl.train.recipe import Recipe, load_recipe, recipe_from_dict
-from qvl.train.snapshot import Snapshot
 from qvl.train.stage import (
     add_adapters,
     build_head,
@@ -71,15 +62,19 @@ def run_recipe(
         check_replicable(recipe.parallel)
     stage_dir = out / recipe.name
     check_unclaimed(stage_dir, recipe)
+    check_engine(stage_dir, recipe)
     if is_saved(result := stage_dir / result_name(recipe)):
         return stage_dir
     tokenizer = tokenizer_of(recipe)
     config = model_config(recipe, tokenizer)
     loader = build_loader(recipe, out, config, tokenizer, ranks)
+    if recipe.parallel.deepspeed:
+        check_deepspeed(recipe, config, stage_dir, ranks, device)
     held_out = read_held_out(recipe, out)
     if isinstance(loader, Loader):
         check_shards(stage_dir, loader)
-    model = initial_model(recipe, out, tokenizer) if recipe.lora or ranks.is_first else None
+    shared_out = ranks.mesh is not None and recipe.lora is None and not recipe.parallel.deepspeed
+    model = initial_model(recipe, out, tokenizer) if ranks.is_first or not shared_out else None
     if model is not None:
         add_adapters(model, recipe, tokenizer, device)
     # Only now: a stage without its data or its start leaves nothing behind.
@@ -88,7 +83,7 @@ def run_recipe(
             write_text(stage_dir / SHARDS_NAME, loader.shards)
         write_text(stage_dir / RECIPE_NAME, _as_json(recipe))
         _note_stage(out, recipe.name)
-    if ranks.mesh is not None and recipe.lora is None:
+    if shared_out:
         model = parallelize(model, config, ranks, recipe, device)
     else:
         assert model is not None
@@ -96,7 +91,10 @@ def run_recipe(
     head = build_head(recipe, model, tokenizer)
 
     def save(model: QwenVL, folder: Path) -> None:
-        whole = whole_model(model, ranks)
+        if recipe.parallel.deepspeed:
+            whole = gather_trained(model, initial_model(recipe, out, tokenizer) if ranks.is_first else None)
+        else:
+            whole = whole_model(model, ranks)
         if whole is not None:
             save_result(whole, folder, recipe, out, tokenizer)
         ranks.gather(None)  # the first rank has written it
@@ -139,6 +137,17 @@ def check_unclaimed(stage_dir: Path, recipe: Recipe) -> None:
             )
 
 
+def check_engine(stage_dir: Path, recipe: Recipe) -> None:
+    """RecipeError where a run would go on with the other engine, which can't read its states."""
+    uses = bool(recipe.parallel.deepspeed)
+    other = stage_dir / (STATE_NAME if uses else deepspeed_engine.STATE_NAME)
+    if any(other.glob("step-*")):
+        raise RecipeError(
+            f"{stage_dir}: began with{'out' if uses else ''} parallel.deepspeed, and its states can't be read with"
+            f"{'' if uses else 'out'} it; go on as it began, or delete that folder"
+        )
+
+
 def check_shards(stage_dir: Path, loader: Loader) -> None:
     """DataError where the shards are not those that the stage began with: the order would be another."""
     path = stage_dir / SHARDS_NAME
@@ -178,52 +187,30 @@ def train(
         freeze(model, recipe.trains)
     if ranks.is_first:
         print(f"{recipe.name}: {recipe.about}\n{table(what_trains(model))}", flush=True)
-    modules: dict[str, nn.Module] = {"model": model}
-    optimizers = build_optimizers(model, recipe.optim)
-    if head is not None:
-        modules["head"] = head.to(device)
-        optimizers[0].add_param_group({"params": list(head.parameters()), "lr_scale": 1.0})
-    trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    parts = _parts(modules, trainable)
-    snapshot = Snapshot(modules, optimizers)
+    engine = build_engine(model, head, recipe, stage_dir, device, ranks)
     faults = Faults(stage_dir, recipe.optim, ranks)
     first_step = 0
-    if found := restore(stage_dir / "state", snapshot.places):
+    if found := engine.restore():
         first_step, values = found
-        snapshot.loaded()
         faults.norms.extend(values["norms"])
         loader.resume(values["loader"])
-    writer = StateWriter(stage_dir / "state", ranks.is_first)
-    measure = token_measure(model, recipe, device) if head is None else dense_measure(model, head, recipe, device)
     batches = iter(loader)
     if after_step and first_step == 0:
         after_step(0, model)
     model.train()
     with Telemetry(stage_dir, recipe, first_step, device, ranks, log_to) as telemetry:
         for step in range(first_step, recipe.steps):
-            set_lr(optimizers, lr := lr_at(step, recipe.steps, recipe.optim))
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            seen = accumulate(batches, measure, recipe, model, ranks)
-            add_up_gradients(trainable, ranks)
-            gradients = local_gradients(trainable)
-            torch._foreach_div_(gradients, seen.weight or 1.0)
-            norms = gradient_norms(trainable, ranks)
-            norm = torch.linalg.vector_norm(norms)
-            if not (fault := faults.judge(step, seen, float(norm))):
-                torch._foreach_mul_(gradients, torch.clamp(recipe.optim.grad_clip / (norm + 1e-6), max=1.0))
-                for optimizer in optimizers:
-                    optimizer.step()
-            telemetry.step(step, lr, seen, float(norm), _by_part(parts, norms), fault)
+            lr = lr_at(step, recipe.steps, recipe.optim)
+            done = engine.step(batches, lr, partial(faults.judge, step))
+            telemetry.step(step, lr, done.seen, done.norm, done.norms, done.fault)
             if after_step:  # before the state: a run that goes on from it does not come here again
                 after_step(step + 1, model)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-                values = {"loader": _of_all(seen.loader_state, ranks), "norms": list(faults.norms)}
-                writer.save(step + 1, snapshot.tensors(), values)
-    writer.finish()
+                engine.save(step + 1, {"loader": _of_all(done.seen.loader_state, ranks), "norms": list(faults.norms)})
+    engine.finish()
     model.eval()
     if isinstance(loader, Loader):
-        counts = lost(_of_all(seen.loader_state, ranks))
+        counts = lost(_of_all(done.seen.loader_state, ranks))
         if ranks.is_first and any(counts):
             print(
                 f"{recipe.name}: left out {counts[0]} times a sample longer than a row of {recipe.data.row_length} "
@@ -237,21 +224,15 @@ def train(
         print("patches named right: " + ", ".join(f"{name} {share:.0%}" for name, share in named.items()))
 
 
+def build_engine(
+    model: QwenVL, head: DenseHead | None, recipe: Recipe, stage_dir: Path, device: str, ranks: Ranks
+) -> Engine:
+    """What makes the steps of this recipe."""
+    if recipe.parallel.deepspeed:
+        return DeepSpeedEngine(model, recipe, stage_dir, device, ranks)
+    return TorchEngine(model, head, recipe, stage_dir, device, ranks)
+
+
 def _of_all(state: State, ranks: Ranks) -> State:
     """Where the streams of all ranks stand."""
     return {stream: place for part in ranks.gather(state) for stream, place in part.items()}
-
-
-def _parts(modules: Mapping[str, nn.Module], params: list[Tensor]) -> list[str]:
-    """The part of the model (vision, adapter, language; head) that each parameter belongs to."""
-    names: dict[Tensor, str] = {
-        p: f"{part}.{name}" for part, module in modules.items() for name, p in module.named_parameters()
-    }
-    return [names[p].removeprefix("model.").split(".")[0] for p in params]
-
-
-def _by_part(parts: list[str], norms: Tensor) -> dict[str, float]:
-    squares: dict[str, float] = {}
-    for part, square in zip(parts, norms.square().tolist(), strict=True):
-        squares[part] = squares.get(part, 0.0) + square
-    return {part: square**0.5 for part, square in squares.items()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from qvl.model.config import QwenVLConfig
 from qvl.model.loss import HELD_LOGITS
 from qvl.model.precision import PLAIN_TOKENS
+from qvl.model.vision import PRODUCTS_UP_TO
 
 FULL = 4  # bytes of a float32
 
@@ -51,6 +52,10 @@ class Arithmetic:
             return cls(FULL, FULL, FULL, False, on_cpu, plain)
         narrow = 2 if sharded else FULL
         return cls(2, narrow if on_cpu else FULL, narrow, not sharded, on_cpu, plain)
+
+    def products(self, patches: int) -> bool:
+        """Whether attention to so many patches is two products in bf16 (qvl.model.vision.attend)."""
+        return self.on_cpu and self.product != FULL and patches <= PRODUCTS_UP_TO
 
     @property
     def cast(self) -> int:
@@ -94,9 +99,17 @@ class _Attention:
     backward: float
 
 
-def _attention(how: Arithmetic, queries: float, keys: float, scores: float, heads: float, packed: float) -> _Attention:
+def _attention(
+    how: Arithmetic, queries: float, keys: float, scores: float, heads: float, packed: float, products: bool = False
+) -> _Attention:
     """queries, keys: numbers in q and in k (as many in v). scores: pairs of places times heads. heads: places times
     heads. packed: bytes of q, k and v as they come, which the fused kernel keeps."""
+    if products:  # copies of q, k and v; the softmax in float32, and as the second product takes it
+        return _Attention(
+            saved=how.product * (queries + 2 * keys + scores) + FULL * scores,
+            forward=how.product * (queries + keys + scores) + FULL * 2 * scores,
+            backward=how.product * (queries + 2 * keys) + FULL * 3 * scores,
+        )
     if not how.plain:
         saved = packed + how.product * queries + FULL * heads  # and its output, and a sum a query
         return _Attention(saved, saved, saved + how.product * 2 * (queries + keys))
@@ -117,13 +130,15 @@ def vision_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow:
     attend, mlp = c.width**2 / tensor, c.width * int(c.width * c.mlp_ratio) / tensor  # weights of a matrix
     packed = product * 3 * n / tensor
     scores = places * c.grid**2 * c.heads / tensor
-    attention = _attention(how, n / tensor, n / tensor, scores, places * c.heads / tensor, packed)
+    products = how.products(c.grid**2)
+    apart = products or how.plain
+    attention = _attention(how, n / tensor, n / tensor, scores, places * c.heads / tensor, packed, products)
 
     before = stream * n + learns * product * n  # the block's input, and the first product's
-    output = learns * product * n / tensor if how.plain else 0  # the fused kernel's output is kept anyhow
+    output = learns * product * n / tensor if apart else 0  # the fused kernel's output is kept anyhow
     after = stream * n + product * inner + learns * product * (n + inner)
     saved = before + attention.saved + output + after + how.cast * (4 * attend + 2 * mlp)
-    unpacked = packed if how.plain else 0  # q, k and v live on to the end of the block
+    unpacked = packed if apart else 0  # q, k and v live on to the end of the block
     in_attention = before + how.cast * 3 * attend + unpacked + attention.forward
     at_end = saved + unpacked + (stream + product + how.sum_copy(stream)) * n + (1 - learns) * product * inner
     if not flow.passes:
@@ -190,13 +205,15 @@ def adapter(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow: Grad
     product, norm, learns = how.product, how.norm, int(flow.learns)
     scores = batch.images * c.num_queries * c.grid**2 * heads
     packed = product * (queries + 2 * keys)
-    attention = _attention(how, queries, keys, scores, batch.images * c.num_queries * heads, packed)
+    products = how.products(c.grid**2)
+    apart = products or how.plain
+    attention = _attention(how, queries, keys, scores, batch.images * c.num_queries * heads, packed, products)
     weights = c.width * dim * (c.width != dim) + 5 * dim**2
     before = learns * product * n + norm * keys + learns * product * (2 * keys + queries)
-    after = learns * product * (queries * how.plain + queries) + norm * queries
+    after = learns * product * (queries * apart + queries) + norm * queries
     saved = before + attention.saved + after + how.cast * weights
     # The features, keys with their positions and values as they came are still at hand.
-    forward = how.vision_stream * n + before + FULL * keys + norm * keys + packed * how.plain + attention.forward
+    forward = how.vision_stream * n + before + FULL * keys + norm * keys + packed * apart + attention.forward
     forward = max(forward, saved) + how.cast * weights
     if not flow.passes:
         return Footprint(0, forward, 0)

@@ -138,7 +138,7 @@ def steps_of(size: Size, precision: str) -> dict[str, Step]:
         total, count = model.loss(ids, labels, pixels)
         return total / count
 
-    kernels = partial(fast_kernels, "cpu", precision, size.tokens)
+    kernels = partial(fast_kernels, "cpu", precision)
     models = [ours() for _ in range(3)]
     steps = {
         "ViT ours": step_of(models[0].vision, lambda: models[0].vision(pixels).float().square().mean(), kernels),

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from qvl.model import attention
 from qvl.model.config import PRESETS
 from qvl.model.language import LanguageBlock, Positions
 from qvl.model.precision import fast_kernels
@@ -49,12 +49,15 @@ def saved_bytes(block: nn.Module, run: Callable[[], Tensor], outside: list[Tenso
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["learns", "frozen"])
-@pytest.mark.parametrize("kernel", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], ids=["math", "fused"])
+@pytest.mark.parametrize("up_to", [0, 1024], ids=["fused", "products"])  # in float32 always the former
 @pytest.mark.parametrize("numbers", ["float32", "autocast", "bf16 weights"])
 @pytest.mark.parametrize("part", ["vision", "language"])
-def test_blocks_keep_what_the_formulas_say(part: str, numbers: str, kernel: SDPBackend, learns: bool) -> None:
+def test_blocks_keep_what_the_formulas_say(
+    part: str, numbers: str, up_to: int, learns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within 1 %: the norms' own sums, a number or two for each place, are left out. The fused kernel of the CPU keeps
     what those of a GPU keep."""
+    monkeypatch.setattr(attention, "PRODUCTS_UP_TO", up_to)
     torch.manual_seed(0)
     vision, text = TINY.vision, TINY.language
     block: Any = VisionBlock(vision) if part == "vision" else LanguageBlock(text, 0)
@@ -69,14 +72,13 @@ def test_blocks_keep_what_the_formulas_say(part: str, numbers: str, kernel: SDPB
         cos, sin = rotary_tables(torch.arange(64)[None], text.head_size, 10000.0, 1.0)
         mask = torch.ones(2, 1, 64, 64, dtype=torch.bool).tril()
         rest, outside = (Positions(cos, sin, None, mask), None), [cos, sin, mask]
-    tokens = 64 if kernel is SDPBackend.MATH else 2048
-    how = Arithmetic.of(numbers != "float32", numbers == "bf16 weights", True, tokens)
+    how = Arithmetic.of(numbers != "float32", numbers == "bf16 weights", True)
     formula = vision_block if part == "vision" else language_block
     expected = formula(TINY, batch, how, Gradients(learns, True, 4), 1).saved
     if part == "vision" or narrow is torch.float32:
         outside.append(x)  # the block's input: there since the block before, but reckoned here
         expected -= x.numel() * x.element_size()
-    with torch.autocast("cpu", torch.bfloat16, enabled=numbers == "autocast"), sdpa_kernel(kernel):
+    with torch.autocast("cpu", torch.bfloat16, enabled=numbers == "autocast"):
         assert saved_bytes(block, lambda: block(x, *rest), outside) == pytest.approx(expected, rel=0.01)
 
 

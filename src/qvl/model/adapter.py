@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvl.model.attention import attend
 from qvl.model.config import VisionConfig
 from qvl.model.init import QUIET, linear_, place_channels, query_attention_
-from qvl.model.vision import LAYER_NORM_EPS, attend, resize_positions
+from qvl.model.vision import LAYER_NORM_EPS, resize_positions
 
 
 def sincos_table(side: int, dim: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvl.model.attention import attend
 from qvl.model.cache import KVCache
 from qvl.model.config import LanguageConfig
 from qvl.model.init import linear_, previous_token_heads_
@@ -64,7 +65,7 @@ class LanguageBlock(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         causal = positions.mask is None and q.shape[2] > 1
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.mask, is_causal=causal)
+        attended = attend(q, k, v, positions.mask, causal)
         return attended.transpose(1, 2).flatten(2)
 
     def initialize(self, generator: torch.Generator, config: LanguageConfig) -> None:

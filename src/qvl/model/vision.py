@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvl.model.attention import attend
 from qvl.model.config import VisionConfig
 from qvl.model.init import dct_filters, linear_, local_attention_, sincos_2d
 
 LAYER_NORM_EPS = 1e-6
-PRODUCTS_UP_TO = 1024  # patches
 GLOBAL_EVERY = 4  # with windows, every fourth block still sees the whole picture (paper, appendix E)
 
 
@@ -40,17 +40,6 @@ def join_windows(x: Tensor, patches: int) -> Tensor:
     across = math.isqrt(patches) // window
     windows = x.view(-1, across, across, window, window, x.shape[-1])
     return windows.transpose(2, 3).reshape(-1, patches, x.shape[-1])
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q (N, H, Q, K), k and v (N, H, P, K) -> (N, H, Q, K); also for N = 0, which fused kernels on GPUs don't know.
-
-    On CPUs two products in bf16 take half of the fused kernel's time up to 512 patches, 0.7 of it at 1,024.
-    """
-    if len(q) == 0 or (q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= PRODUCTS_UP_TO):
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class VisionBlock(nn.Module):

@@ -8,10 +8,11 @@ H heads, I inner width of the MLP, Q queries, V classes, M supervised tokens.
 
 from dataclasses import dataclass
 
+import torch
+
+from qvl.model.attention import ROWS, by_products
 from qvl.model.config import QwenVLConfig
 from qvl.model.loss import HELD_LOGITS
-from qvl.model.precision import PLAIN_TOKENS
-from qvl.model.vision import PRODUCTS_UP_TO
 
 FULL = 4  # bytes of a float32
 
@@ -33,7 +34,7 @@ class Arithmetic:
 
     product: what goes into matrix products. vision_stream, language_stream: what blocks pass on. casts: weights are
     float32, and autocast keeps copies of them for the products. on_cpu: sums of mixed types by way of a copy, and no
-    float32 LayerNorm of autocast's. plain: attention by plain products in float32 (short rows on the CPU), not fused.
+    float32 LayerNorm of autocast's.
     """
 
     product: int
@@ -41,21 +42,20 @@ class Arithmetic:
     language_stream: int
     casts: bool
     on_cpu: bool
-    plain: bool
 
     @classmethod
-    def of(cls, bf16: bool, sharded: bool, on_cpu: bool, tokens: int) -> "Arithmetic":
+    def of(cls, bf16: bool, sharded: bool, on_cpu: bool) -> "Arithmetic":
         """Sharded ranks (FSDP) compute with bf16 weights, so what blocks pass on is bf16 too, save where autocast's
         LayerNorm makes it float32: behind the ViT's first one on a GPU."""
-        plain = on_cpu and tokens <= PLAIN_TOKENS
         if not bf16:
-            return cls(FULL, FULL, FULL, False, on_cpu, plain)
+            return cls(FULL, FULL, FULL, False, on_cpu)
         narrow = 2 if sharded else FULL
-        return cls(2, narrow if on_cpu else FULL, narrow, not sharded, on_cpu, plain)
+        return cls(2, narrow if on_cpu else FULL, narrow, not sharded, on_cpu)
 
-    def products(self, patches: int) -> bool:
-        """Whether attention to so many patches is two products in bf16 (qvl.model.vision.attend)."""
-        return self.on_cpu and self.product != FULL and patches <= PRODUCTS_UP_TO
+    def by_products(self, keys: int) -> bool:
+        """Whether attention to so many keys goes as products of matrices."""
+        dtype = torch.float32 if self.product == FULL else torch.bfloat16
+        return by_products("cpu" if self.on_cpu else "cuda", dtype, keys)
 
     @property
     def cast(self) -> int:
@@ -99,25 +99,21 @@ class _Attention:
     backward: float
 
 
-def _attention(
-    how: Arithmetic, queries: float, keys: float, scores: float, heads: float, packed: float, products: bool = False
-) -> _Attention:
-    """queries, keys: numbers in q and in k (as many in v). scores: pairs of places times heads. heads: places times
-    heads. packed: bytes of q, k and v as they come, which the fused kernel keeps."""
-    if products:  # copies of q, k and v; the softmax in float32, and as the second product takes it
-        return _Attention(
-            saved=how.product * (queries + 2 * keys + scores) + FULL * scores,
-            forward=how.product * (queries + keys + scores) + FULL * 2 * scores,
-            backward=how.product * (queries + 2 * keys) + FULL * 3 * scores,
-        )
-    if not how.plain:
-        saved = packed + how.product * queries + FULL * heads  # and its output, and a sum a query
-        return _Attention(saved, saved, saved + how.product * 2 * (queries + keys))
-    copies = FULL * (queries + 2 * keys) if how.product != FULL else 0
+def _fused(how: Arithmetic, queries: float, keys: float, heads: float, packed: float) -> _Attention:
+    """queries, keys: numbers in q and in k (as many in v). heads: places times heads. packed: bytes of q, k and v as
+    they come, which the kernel keeps."""
+    saved = packed + how.product * queries + FULL * heads  # and its output, and a sum a query
+    return _Attention(saved, saved, saved + how.product * 2 * (queries + keys))
+
+
+def _products(how: Arithmetic, queries: float, keys: float, scores: float, last: float) -> _Attention:
+    """scores: pairs of places times heads that are computed; last: of them at once, in the end."""
+    copies, kept = how.product * (queries + 2 * keys), FULL + how.product  # the softmax, and as the product takes it
+    before = copies + kept * (scores - last)
     return _Attention(
-        saved=FULL * (queries + 2 * keys + scores),
-        forward=copies + FULL * 2 * (queries + keys) + FULL * 2 * scores,
-        backward=FULL * (queries + 2 * keys) + FULL * 3 * scores,
+        saved=copies + kept * scores,
+        forward=before + (how.product + 2 * FULL) * last,
+        backward=before + 3 * FULL * last,
     )
 
 
@@ -129,10 +125,12 @@ def vision_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow:
     product, stream, learns = how.product, how.vision_stream, int(flow.learns)
     attend, mlp = c.width**2 / tensor, c.width * int(c.width * c.mlp_ratio) / tensor  # weights of a matrix
     packed = product * 3 * n / tensor
-    scores = places * c.grid**2 * c.heads / tensor
-    products = how.products(c.grid**2)
-    apart = products or how.plain
-    attention = _attention(how, n / tensor, n / tensor, scores, places * c.heads / tensor, packed, products)
+    apart = how.by_products(c.grid**2)
+    if apart:
+        scores = places * c.grid**2 * c.heads / tensor
+        attention = _products(how, n / tensor, n / tensor, scores, scores)
+    else:
+        attention = _fused(how, n / tensor, n / tensor, places * c.heads / tensor, packed)
 
     before = stream * n + learns * product * n  # the block's input, and the first product's
     output = learns * product * n / tensor if apart else 0  # the fused kernel's output is kept anyhow
@@ -159,20 +157,25 @@ def language_block(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flo
     product, stream, learns = how.product, how.language_stream, int(flow.learns)
     attend, mlp = dim**2 / tensor, dim * width / tensor
     packed = product * 3 * n / tensor
-    mask = product * places * batch.tokens if batch.isolated else 0  # as the attention adds it
-    scores = places * batch.tokens * c.num_heads / tensor
-    kept = packed + product * 2 * n / tensor + mask  # v lies in the product of all three; q and k are turned copies
-    attention = _attention(how, n / tensor, n / tensor, scores, places * c.num_heads / tensor, kept)
+    turned = packed + product * 2 * n / tensor  # v lies in the product of all three; q and k are turned copies
+    squares = how.by_products(batch.tokens)
+    if squares:
+        at_once = batch.tokens if batch.isolated else min(ROWS, batch.tokens)  # rows of the causal square
+        last = batch.rows * at_once * batch.tokens * c.num_heads / tensor
+        scores = last * (1 + batch.tokens / at_once) / 2  # each piece is longer than the one before
+        attention = _products(how, n / tensor, n / tensor, scores, last)
+    else:
+        mask = product * places * batch.tokens if batch.isolated else 0  # as the attention adds it
+        attention = _fused(how, n / tensor, n / tensor, places * c.num_heads / tensor, turned + mask)
 
     norm = (FULL + learns * stream if flow.passes else stream) * n  # its input as float32, and what is scaled
     apart = stream != product  # then products take a copy of the norm's output, each its own
     before = norm + learns * product * n
-    output = learns * product * n / tensor if how.plain else 0
+    output = learns * product * n / tensor if squares else 0
     after = norm + learns * product * (2 if apart else 1) * n + product * (3 + learns) * inner
     saved = before + attention.saved + output + after + how.cast * (4 * attend + 3 * mlp)
     normed = stream * n if apart or not learns else 0  # the norm's output itself
-    turned = packed + product * 2 * n / tensor + mask if how.plain else 0
-    in_attention = before + normed + how.cast * 3 * attend + turned + attention.forward
+    in_attention = before + normed + how.cast * 3 * attend + turned * squares + attention.forward
     at_end = saved + normed + (stream + product + how.sum_copy(stream)) * n + (1 - learns) * product * inner
     if not flow.passes:
         return Footprint(0, max(in_attention, at_end - attention.saved), 0)
@@ -203,11 +206,13 @@ def adapter(config: QwenVLConfig, batch: MicroBatch, how: Arithmetic, flow: Grad
     n, keys, queries = patches * c.width, patches * dim, batch.images * c.num_queries * dim
     heads = dim // c.adapter_head_size
     product, norm, learns = how.product, how.norm, int(flow.learns)
-    scores = batch.images * c.num_queries * c.grid**2 * heads
     packed = product * (queries + 2 * keys)
-    products = how.products(c.grid**2)
-    apart = products or how.plain
-    attention = _attention(how, queries, keys, scores, batch.images * c.num_queries * heads, packed, products)
+    apart = how.by_products(c.grid**2)
+    if apart:
+        scores = batch.images * c.num_queries * c.grid**2 * heads
+        attention = _products(how, queries, keys, scores, scores)
+    else:
+        attention = _fused(how, queries, keys, batch.images * c.num_queries * heads, packed)
     weights = c.width * dim * (c.width != dim) + 5 * dim**2
     before = learns * product * n + norm * keys + learns * product * (2 * keys + queries)
     after = learns * product * (queries * apart + queries) + norm * queries

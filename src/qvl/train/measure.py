@@ -104,7 +104,7 @@ def token_measure(model: QwenVL, recipe: Recipe, device: str) -> Measure:
         ids, labels = batch.input_ids.to(device), batch.labels.to(device)
         # Fused attention takes 1.7 to 1.9 times as long with a mask, on the CPU in rows of 2,048.
         documents = batch.document_ids.to(device) if batch.isolates else None
-        with fast_kernels(device, recipe.precision, ids.shape[1]):
+        with fast_kernels(device, recipe.precision):
             return model.loss(ids, labels, pixel_values=pixels, document_ids=documents, loss_weights=weights)
 
     return measure

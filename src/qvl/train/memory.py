@@ -137,7 +137,7 @@ def peak_memory(config: QwenVLConfig, batch: MicroBatch, setup: Setup) -> Memory
 
 def moments(config: QwenVLConfig, batch: MicroBatch, setup: Setup) -> Iterator[Memory]:
     """What a rank holds in the optimizer's step, and the most while each unit runs."""
-    how = Arithmetic.of(setup.bf16, setup.sharded, setup.on_cpu, batch.tokens)
+    how = Arithmetic.of(setup.bf16, setup.sharded, setup.on_cpu)
     steps = [_step(unit, config, batch, setup, how) for unit in model_units(config)]
     standing = _standing(steps, config, setup)
     shares = FULL * sum(step.trained for step in steps) / setup.data_ranks

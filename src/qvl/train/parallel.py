@@ -12,7 +12,6 @@ weights and of the optimizer's state.
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -23,7 +22,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from qvl.errors import RecipeError
@@ -52,16 +50,9 @@ def prepare_blocks(model: QwenVL, config: ParallelConfig) -> None:
     """Activation checkpointing and compilation, each block by itself; also for a model on one rank."""
     for block in blocks_of(model):
         if config.checkpoint_activations:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_same_attention)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:
             block.compile()
-
-
-def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Around a block's first and second run: the second one, outside of fast_kernels, takes the first one's kernel for
-    attention, as it must save the same tensors."""
-    plain = not torch.backends.cuda.flash_sdp_enabled()  # as fast_kernels has it on the CPU
-    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 def parallelize(source: QwenVL | None, config: QwenVLConfig, ranks: Ranks, recipe: Recipe, device: str) -> QwenVL:

@@ -5,10 +5,11 @@ Metric names are the field's: cider (x100, as papers print it), vqa_accuracy, ac
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import mean
 from typing import Any
 
 from qvl.errors import DataError
-from qvl.evaluate.metrics.cider import cider
+from qvl.evaluate.metrics.cider import cider, tokenise
 from qvl.evaluate.metrics.grounding import accuracy_iou50, iou
 from qvl.evaluate.metrics.text import exact_match, mean_edit_distance, vqa_accuracy
 from qvl.text.markup import Box, Content, Ref, Text
@@ -46,7 +47,7 @@ def _texts(pairs: Pairs, read: Callable[[Content], str] = plain_text) -> tuple[l
 def _score_caption(pairs: Pairs) -> dict[str, float]:
     predictions, references = _texts(pairs)
     return {
-        "cider": 100 * cider(predictions, [[r] for r in references]),
+        "cider": 100 * mean(cider(list(map(tokenise, predictions)), [[tokenise(r)] for r in references])),
         "exact_match": exact_match(predictions, references),
     }
 

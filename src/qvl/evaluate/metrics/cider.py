@@ -17,22 +17,23 @@ def tokenise(caption: str) -> list[str]:
     return _TOKEN.findall(caption.lower())
 
 
-def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean CIDEr-D, about 0 to 10; document frequencies come from these references."""
-    counted = [[_ngrams(tokenise(r)) for r in group] for group in references]
+def cider(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
+    """CIDEr-D of each prediction, about 0 to 10, given the words of predictions and of the references of each; document
+    frequencies come from these references, so that one picture alone has 0."""
+    counted = [[_ngrams(words) for words in group] for group in references]
     frequency: Counter[Ngram] = Counter()
     for group in counted:
         frequency.update({ngram for counts in group for ngram in counts})
     log_total = math.log(max(len(references), 1))
     scores = []
     for prediction, group in zip(predictions, counted, strict=True):
-        vectors = _vectors(_ngrams(tokenise(prediction)), frequency, log_total)
+        vectors = _vectors(_ngrams(prediction), frequency, log_total)
         each = [_similarity(vectors, _vectors(counts, frequency, log_total)) for counts in group]
         scores.append(10.0 * sum(each) / len(each))
-    return sum(scores) / len(scores)
+    return scores
 
 
-def _ngrams(tokens: list[str]) -> Counter[Ngram]:
+def _ngrams(tokens: Sequence[str]) -> Counter[Ngram]:
     return Counter(tuple(tokens[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(tokens) - n + 1))
 
 

@@ -1,0 +1,96 @@
+"""Captions -> words, as the caption scorers' tokenizer has them: the Penn Treebank's, of Stanford CoreNLP 3.4.1, lower
+case, without punctuation.
+
+Source: its recorded outputs (tests/data/metrics/ptb_tokenizer.json), which also show where it is odd: an euro becomes a
+dollar, brackets are words, and so is "?!". It reads all captions of a set as one text, in which a few abbreviations
+keep their period only before a digit, be it the next caption's.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+_NO_WORD = re.compile("[.]+|-+|[\"'`?!,:;]|''|``")
+# Words that keep their period, whatever follows, and before a digit.
+_ABBREVIATIONS = """
+mr mrs ms dr drs prof profs sen sens rep reps gov govs gen lt col maj sgt cpl capt adm rev pres hon atty messrs st ste
+ave blvd rd esq jr sr bros inc co cos corp ltd plc dept univ assn intl jan feb mar apr jun jul aug sep sept oct nov dec
+mon tue tues wed thu thurs fri etc al vs cf ft seq ala ariz ark calif colo conn fla ga ill ind kan kans ky la mass md
+mich minn miss mo mont neb nev okla ore pa penn tenn tex va vt wash wis wisc wyo ph\\.d ed\\.d
+""".split()
+_BEFORE_DIGIT = "no nos fig figs p pp art".split()
+_MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+
+_DROPPED = re.compile("[\u00ad\ufe0e\ufe0f]")
+_SPACES = re.compile("[\\s\u200b\ufeff\U00010000-\U0010ffff]+")  # an emoji is none of its words
+_REPLACED = {"€": " $ ", "£": " # ", "¢": " cents ", "½": "\ue002", "¼": "\ue001", "¾": "\ue003", "…": " ... "}
+_REPLACED |= {"–": " -- ", "—": " -- ", "’": "'", "‘": " ` ", "‹": " ` ", "›": " ' ", "“": " `` ", "”": " '' "}
+_REPLACED |= {"«": " `` ", "»": " '' ", "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": " '' "}
+_REPLACE = re.compile("|".join(map(re.escape, _REPLACED)))
+_SPELT = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", " ": "\xa0"}
+_SPELT |= {"\ue001": "1/4", "\ue002": "1/2", "\ue003": "3/4"}
+_SPELL = re.compile("|".join(map(re.escape, _SPELT)))
+
+_W = rf"[\w{_MARKS}]"  # of a word, digits too
+_L = rf"(?:[^\W\d_]|[{_MARKS}])"
+_NUMBER = r"\d+(?:[.,:/]\d+)*"
+_PIECE = rf"(?:{_NUMBER}(?!{_W})|{_W}+)"
+_JOINED = rf"{_PIECE}(?:[-/]{_PIECE})*"  # two-year-old, 24/7, 3.5-inch
+_RULES = [
+    r"(?:https?://|www\.)\S*[\w/]",
+    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    r"@\w+|#[A-Za-z]\w*",
+    r"</?[A-Za-z][^<>\s]*>",
+    r"-[LR][RCS]B-",
+    r"\(\d{3}\) \d{3}-\d{4}",
+    r"[:;=]-?\)|:[DP](?!\w)",
+    r"(?:US|C|A|HK)\$|[CF](?:\+\+|#)",
+    r"(?-i:[A-Z]+(?:&[A-Z]+)+)",
+    r"\d+ \d+/\d+(?!\w)",
+    rf"(?:{_L}\.)+{_L}?(?:-{_W}+)*(?!{_W})",  # U.S.A, a.m.
+    rf"(?:{'|'.join(_ABBREVIATIONS)})\.(?!{_W})",
+    rf"(?:{'|'.join(_BEFORE_DIGIT)})\.(?= ?\d)",
+    r"can(?=not(?!\w))|gon(?=na(?!\w))|got(?=ta(?!\w))|wan(?=na(?!\w))|lem(?=me(?!\w))|gim(?=me(?!\w))",
+    r"'t(?=(?:is|was)(?!\w))|'n'|'(?:em|till?|cause|n)(?!\w)|(?<!\d)'\d\ds?(?!\w)|y'(?=\w{2})|ol'",
+    r"'(?:s|m|d|ll|ve|re)(?!\w)|n't\w*",
+    rf"[A-HJ-XZa-hj-xz]'{_L}{{2,}}|{_L}+[aeiouy]'[aeiou]{_L}*",
+    rf"{_L}+?(?=n't)",
+    rf"{_L}+(?:[.!?]{_L}+)+",
+    rf"\d{{1,2}}:\d\d(?={_L})",
+    rf"anti-(?!{_W})|[-+](?=\d){_JOINED}|{_JOINED}|\.\d+(?:\.\d+)*",
+    r"[!?]{2,}|--+|\.\.+|''|``|\*+|_+|\\\*",
+    r"\S",
+]
+_TOKEN = re.compile("|".join(f"(?:{rule})" for rule in _RULES), re.IGNORECASE)
+
+
+def words(caption: str, following: str = "") -> list[str]:
+    """The words of a caption. following: what comes after it in the set, of which the start is looked at.
+
+    "3 1/2" is one word with a no-break space in it; ROUGE takes it so, BLEU and CIDEr as two.
+    """
+    text = _normal(caption)
+    end = len(text)
+    found = []
+    for match in _TOKEN.finditer(f"{text} {following[:1]}"):
+        if match.start() >= end:
+            break
+        token = match[0].lower()
+        if not _NO_WORD.fullmatch(token):
+            found.append(_SPELL.sub(lambda part: _SPELT[part[0]], token))
+    return found
+
+
+def all_words(captions: Sequence[str]) -> list[list[str]]:
+    """Those of every caption of a set, in its order."""
+    following = [_normal(caption) for caption in captions[1:]] + [""]
+    for i in range(len(following) - 2, -1, -1):
+        following[i] = following[i] or following[i + 1]
+    return [words(caption, after) for caption, after in zip(captions, following, strict=True)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _normal(caption: str) -> str:
+    text = _REPLACE.sub(lambda found: _REPLACED[found[0]], caption)
+    return _SPACES.sub(" ", _DROPPED.sub("", text)).strip()

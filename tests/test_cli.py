@@ -67,8 +67,15 @@ def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pyt
         (["train", PRETRAIN, "--ranks", "0"], 2, "--ranks 0: at least 1"),
         (["train", PRETRAIN, "--device", "gpu"], 2, "--device gpu"),
         (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "no *.parquet shard here"),
-        (["evaluate", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),
-        (["evaluate", "{model}", "--data", "{tmp}", "--out", "{tmp}"], 4, "no *.parquet shard"),
+        (["eval", "world", "--model", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),
+        (["eval", "world", "--model", "{model}", "--data", "{tmp}"], 4, "world/test: world-caption needs it"),
+        (["eval", "vqav3", "--model", "{model}"], 2, "did you mean vqav2"),
+        (["eval", "--model", "{model}"], 2, "name benchmarks"),
+        (["eval", "vqav2"], 2, "give --model DIR"),
+        (["eval", "vqav2", "--model", "{model}", "--shots", "-1"], 2, "--shots -1"),
+        (["eval", "vqav2", "--model", "{model}", "--batch-size", "0"], 2, "--batch-size 0"),
+        (["eval", "compare", "{tmp}"], 2, "two runs, not 1"),
+        (["eval", "rescore", "{tmp}"], 2, "holds no answers"),
         (["report", "{tmp}"], 2, "train first"),
         (["chat", "{tmp}", "--ask", "hi"], 7, "config.json"),
         (["chat", "{model}", "--ask", "hi", "--image", "no.png"], 5, "no.png: no such image file"),
@@ -102,9 +109,10 @@ def test_a_folder_that_may_not_be_written_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint_dir: Path, split_dir: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
-    argv = ["evaluate", str(checkpoint_dir), "--data", str(split_dir), "--limit", "1", "--out", str(tmp_path / "taken")]
+    flags = ["--model", str(checkpoint_dir), "--data", str(split_dir), "--out", str(tmp_path / "taken")]
+    argv = ["eval", "world-vqa", *flags]
     assert main(argv) == 1
-    assert f"error: {tmp_path / 'taken'}: File exists" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'taken' / 'world-vqa'}: Not a directory" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,9 +133,9 @@ def test_train_evaluate_report_and_chat_follow_each_other(
     assert main(["train", PRETRAIN, "--out", str(run), *(x for c in changes for x in ("--set", c))]) == 0
     checkpoint = str(run / "sft" / "checkpoint")
     assert f"checkpoint: {checkpoint}" in capsys.readouterr().out
-    out = str(run / "sft" / "eval")
-    assert main(["evaluate", checkpoint, "--data", str(split_dir), "--out", out, "--limit", "1"]) == 0
-    assert "vqa_accuracy" in capsys.readouterr().out
+    command = ["eval", "world-vqa", "world-caption", "--model", checkpoint, "--data", str(split_dir), "--limit", "1"]
+    assert main([*command, "--out", str(run / "sft" / "eval")]) == 0
+    assert "vqa_accuracy; 2 questions of 4, a part" in capsys.readouterr().out
     assert main(["report", str(run), "--data", str(split_dir)]) == 0
     assert Path(capsys.readouterr().out.strip()).stat().st_size > 10_000
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from qvl import demo
 from qvl.cli import main
 from qvl.data.sample import read_split
+from qvl.evaluate.world import world_scores
 
 RECIPES = Path("recipes/tiny")
 SMALL_WORLD = {"train": 120, "test": 40, "dense": 64, "evaluate_limit": 1}
@@ -40,7 +41,7 @@ def test_the_demo_runs_from_nothing_to_the_report(
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(stage in report for stage in stages)
     assert "best constant" in report
-    scores = json.loads((tmp_path / "sft" / "eval" / "scores.json").read_text())
+    scores = world_scores(tmp_path / "sft" / "eval")
     assert {"caption", "vqa", "referring", "ocr"} <= scores["en"].keys() & scores["zh"].keys()
     assert "chat:" in capsys.readouterr().out
 

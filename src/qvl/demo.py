@@ -12,8 +12,8 @@ from qvl.data.ocr.build import build_ocr, bundled_documents
 from qvl.data.world.build import WorldConfig, write_dense, write_world
 from qvl.errors import MissingDependencyError
 from qvl.evaluate.report import write_report
-from qvl.evaluate.runner import evaluate
 from qvl.evaluate.scoring import summary_lines
+from qvl.evaluate.world import evaluate_world
 from qvl.model.config import PRESETS
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.recipe import load_recipe, read_settings
@@ -99,6 +99,7 @@ def _train(recipes: Path, stage: str, out: Path, device: str) -> None:
 def _evaluate(config: DemoConfig, out: Path, stage: str, device: str) -> None:
     model = load_model(out / stage / "checkpoint", device=device)
     tokenizer = Tokenizer.from_dir(out / stage / "checkpoint")
-    splits = [out / "world" / "test"]
-    scores = evaluate(model, tokenizer, splits, out / stage / "eval", limit=config.evaluate_limit)
+    scores = evaluate_world(
+        model, tokenizer, out / "world" / "test", out / stage / "eval", stage, limit=config.evaluate_limit
+    )
     print("\n".join(summary_lines(scores)))

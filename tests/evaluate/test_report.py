@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,13 +11,27 @@ import pytest
 
 from qvl.data.sample import read_split
 from qvl.errors import DataError, UsageError
+from qvl.evaluate.benchmarks import Decoding, members
 from qvl.evaluate.curves import curve_svg, smooth
 from qvl.evaluate.gallery import figure_html
+from qvl.evaluate.items import Item
+from qvl.evaluate.predictions import Reply
 from qvl.evaluate.report import read_log, write_report
-from qvl.evaluate.runner import Answer, prediction_line, score_answers
-from qvl.text.markup import Box, Text
+from qvl.evaluate.run import evaluate
+from qvl.text.markup import Box, to_string
 
 STAGES = ("pretrain", "multitask")
+Batches = Iterator[list[tuple[Item, Reply]]]
+
+
+class Told:
+    """Says the answers that it was given, and nothing good otherwise."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        self.said = answers
+
+    def answers(self, items: Sequence[Item], decoding: Decoding, keep_last: int | None = None) -> Batches:
+        yield [(item, Reply(self.said.get(item.id, "<script>no</script>"))) for item in items]
 
 
 @pytest.fixture
@@ -33,10 +49,8 @@ def run_dir(tmp_path: Path, split_dir: Path) -> Path:
             for i in range(50)
         ]
         (tmp_path / stage / "log.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-        wrong = (Text("<script>no</script>"),)
-        answers = [Answer(s, wrong if stage == "pretrain" else s.turns[-1].content) for s in samples]
-        (folder / "scores.json").write_text(json.dumps(score_answers(answers)))
-        (folder / "predictions.jsonl").write_text("".join(map(prediction_line, answers)))
+        right = {s.id: to_string(s.turns[-1].content) for s in samples} if stage == "multitask" else {}
+        evaluate(members("world"), split_dir, Told(right), "told", folder)
     return tmp_path
 
 
@@ -88,7 +102,7 @@ def test_what_a_model_says_is_shown_and_never_run(run_dir: Path, split_dir: Path
 def test_a_run_without_answers_yet_has_its_curves(run_dir: Path) -> None:
     """While the first stages train: no scores, a stage without a step, a deleted one, half a line in the log."""
     for stage in STAGES:
-        (run_dir / stage / "eval" / "scores.json").unlink()
+        shutil.rmtree(run_dir / stage / "eval")
     (run_dir / "multitask" / "log.jsonl").write_text("")
     (run_dir / "run.json").write_text(json.dumps({"stages": ["deleted", *STAGES]}))
     with (run_dir / "pretrain" / "log.jsonl").open("a") as log:
@@ -101,7 +115,7 @@ def test_a_run_without_answers_yet_has_its_curves(run_dir: Path) -> None:
 def test_a_missing_run_or_lost_predictions_are_named(run_dir: Path, split_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run\.json is missing"):
         write_report(tmp_path / "elsewhere", [])
-    (run_dir / "multitask" / "eval" / "predictions.jsonl").write_text('{"id": 1}\n')
+    (run_dir / "multitask" / "eval" / "world-vqa" / "predictions.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(DataError, match=r"predictions\.jsonl"):
         write_report(run_dir, [split_dir])
 

@@ -6,12 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from qvl.cli.data import add_data_tools
+from qvl.cli.evaluate import add_eval
 from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.study import add_study
-from qvl.cli.verb import add_ranks, add_verb, usable_device, usable_ranks
+from qvl.cli.verb import add_ranks, add_verb, loaded, usable_device, usable_ranks
 from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
@@ -87,13 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--mfu", type=float, help="share of the peak that computing is taken to reach (0.4)")
     plan.add_argument("--json", action="store_true", help="as JSON, a list with a plan for each recipe")
 
-    evaluate = add_verb(verbs, "evaluate", _evaluate, "score a checkpoint on held-out samples")
-    evaluate.add_argument("model", type=Path, help="checkpoint folder")
-    evaluate.add_argument("--adapter", type=Path, help="folder of adapters for the model")
-    evaluate.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards")
-    evaluate.add_argument("--out", type=Path, required=True, help="where scores.json goes")
-    evaluate.add_argument("--limit", type=int, help="samples per task and language (all)")
-    evaluate.add_argument("--device", default="cpu")
+    add_eval(verbs)
 
     report = add_verb(verbs, "report", _report, "one self-contained HTML page about a run")
     report.add_argument("run_dir", type=Path)
@@ -160,18 +154,6 @@ def _train(args: argparse.Namespace) -> None:
             say_result(recipe, stage_dir)
 
 
-def _loaded(args: argparse.Namespace, model: Path) -> Any:
-    """A checkpoint folder, with adapters where --adapter gives some."""
-    from qvl.generate.chat import load
-
-    loaded = load(model, device=usable_device(args.device))
-    if args.adapter is not None:
-        from qvl.train.lora import load_adapter
-
-        load_adapter(loaded.model, args.adapter)
-    return loaded
-
-
 def _launch(args: argparse.Namespace) -> None:
     from qvl.train.launch import launch
 
@@ -200,15 +182,6 @@ def _plan(args: argparse.Namespace) -> None:
         print(f"\n{total_text(plans)}")
 
 
-def _evaluate(args: argparse.Namespace) -> None:
-    from qvl.evaluate.runner import evaluate
-    from qvl.evaluate.scoring import summary_lines
-
-    loaded = _loaded(args, args.model)
-    scores = evaluate(loaded.model, loaded.tokenizer, args.data, args.out, limit=args.limit)
-    print("\n".join(summary_lines(scores)))
-
-
 def _report(args: argparse.Namespace) -> None:
     from qvl.evaluate.report import write_report
 
@@ -219,8 +192,8 @@ def _chat(args: argparse.Namespace) -> None:
     from qvl.generate.sampling import SamplingConfig
     from qvl.generate.terminal import ask_once, converse
 
-    loaded = _loaded(args, args.model or _default_model())
-    chat = loaded.chat(system=args.system, sampling=SamplingConfig(args.temperature))
+    model = loaded(args.model or _default_model(), args.adapter, usable_device(args.device))
+    chat = model.chat(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)
     else:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qvl.errors import UsageError
@@ -35,3 +36,15 @@ def usable_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: torch can't use it here; leave it out for the CPU, or give cuda") from error
     return name
+
+
+def loaded(model: Path, adapter: Path | None, device: str) -> Any:
+    """A checkpoint folder's model and tokenizer, with adapters where some are given."""
+    from qvl.generate.chat import load
+
+    found = load(model, device=device)
+    if adapter is not None:
+        from qvl.train.lora import load_adapter
+
+        load_adapter(found.model, adapter)
+    return found

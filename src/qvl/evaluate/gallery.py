@@ -8,7 +8,6 @@ from pathlib import Path
 from qvl import images
 from qvl.data.sample import LANGUAGES, Sample, read_split
 from qvl.evaluate.metrics.grounding import iou
-from qvl.evaluate.runner import asked_content
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS, first_box, score
 from qvl.generate.chat import picture_meant
 from qvl.pages import picture_html, polygons
@@ -76,6 +75,11 @@ def figure_html(sample: Sample, by_stage: dict[str, Predictions]) -> str:
         f"<figure>{''.join(pictures)}<figcaption>{_words(asked)}{said}"
         f'<span class="said true">true: {_words(reference) or "the dashed box"}</span></figcaption></figure>'
     )
+
+
+def asked_content(sample: Sample) -> Content:
+    """The content of the turn before the answer."""
+    return sample.turns[-2].content if len(sample.turns) > 1 else ()
 
 
 def _said(prediction: Content, reference: Content) -> str:

@@ -11,8 +11,8 @@ from qvl.data.sample import LANGUAGES
 from qvl.errors import DataError, UsageError
 from qvl.evaluate import gallery
 from qvl.evaluate.curves import curve_svg
-from qvl.evaluate.runner import PREDICTIONS_NAME, SCORES_NAME, read_predictions
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS
+from qvl.evaluate.world import Scores, world_predictions, world_scores
 from qvl.files import write_text
 from qvl.pages import page
 
@@ -28,7 +28,7 @@ class Stage:
     name: str
     recipe: dict[str, Any]
     log: list[dict[str, Any]]
-    scores: dict[str, Any] | None
+    scores: Scores  # empty where it was not
 
 
 def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -38,7 +38,7 @@ def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = N
     parts = [_summary(stages), _curves(stages)]
     if evaluated:
         parts.append(_scores(evaluated))
-        answered = {stage.name: _predictions(run_dir, stage) for stage in evaluated}
+        answered = {stage.name: world_predictions(run_dir / stage.name / "eval") for stage in evaluated}
         parts.append(gallery.gallery_html(split_dirs, answered))
     out = out or run_dir / "report.html"
     write_text(out, page("qvl: a run", "".join(parts), STYLE + gallery.STYLE))
@@ -58,9 +58,8 @@ def read_stages(run_dir: Path) -> list[Stage]:
 
 
 def _read_stage(folder: Path, name: str) -> Stage:
-    scores_path = folder / "eval" / SCORES_NAME
-    scores = _read_json(scores_path) if scores_path.exists() else None
-    return Stage(name, _read_json(folder / "recipe.json"), read_log(folder / "log.jsonl"), scores)
+    recipe, log = _read_json(folder / "recipe.json"), read_log(folder / "log.jsonl")
+    return Stage(name, recipe, log, world_scores(folder / "eval"))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -75,10 +74,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); run the stage again") from error
     return value
-
-
-def _predictions(run_dir: Path, stage: Stage) -> gallery.Predictions:
-    return read_predictions(run_dir / stage.name / "eval" / PREDICTIONS_NAME)
 
 
 def _summary(stages: list[Stage]) -> str:
@@ -126,7 +121,7 @@ def _scores(evaluated: list[Stage]) -> str:
     """One row per task and metric; of each stage a column per language, and what guessing gets."""
     rows = []
     for task in TASKS:
-        groups = [[(stage.scores or {}).get(language, {}).get(task) for language in LANGUAGES] for stage in evaluated]
+        groups = [[stage.scores.get(language, {}).get(task) for language in LANGUAGES] for stage in evaluated]
         metrics = dict.fromkeys(m for stage in groups for group in stage if group for m in group["scores"])
         for metric in metrics:
             cells = [_score_cell(group, "scores", metric) for stage in groups for group in stage]

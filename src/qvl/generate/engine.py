@@ -41,11 +41,12 @@ def generate(
     pixel_values: Tensor | None = None,
     *,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     stop_ids: Collection[int],
     sampling: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """New tokens of each prompt, without the stop token that ended it.
+    """New tokens of each prompt, without the stop token that ended it, which none of the first min_new_tokens is.
 
     pixel_values (N, 3, S, S): the images of all prompts, in reading order. Rows that ended leave the batch.
     """
@@ -58,7 +59,10 @@ def generate(
     seen = _seen(prompts, logits, sampling)
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the batch is
+    stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
     for step in range(max_new_tokens):
+        if step < min_new_tokens:
+            logits = logits.index_fill(1, stops, float("-inf"))
         tokens = sample(logits, sampling, generator, seen)
         going = []
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):

@@ -64,10 +64,15 @@ def render(
     return best
 
 
-def render_prompt(turns: Sequence[RoleTurn], task: str, tokenizer: Tokenizer, num_image_tokens: int) -> Rendered:
-    """What the model reads before it answers: all turns up to the last user's, ready for the answer."""
+def render_prompt(
+    turns: Sequence[RoleTurn], task: str, tokenizer: Tokenizer, num_image_tokens: int, numbered: bool = True
+) -> Rendered:
+    """What the model reads before it answers: all turns up to the last user's, ready for the answer.
+
+    numbered: whether the pictures of a dialogue are introduced by their numbers, as in training.
+    """
     asked = turns[:-1] if turns and turns[-1][0] == "assistant" else turns
-    writer = _Writer(tokenizer, num_image_tokens)
+    writer = _Writer(tokenizer, num_image_tokens, numbered)
     if task != DIALOGUE:
         writer.task(asked, task)
     else:
@@ -82,8 +87,8 @@ def render_prompt(turns: Sequence[RoleTurn], task: str, tokenizer: Tokenizer, nu
 class _Writer:
     """Collects ids and labels."""
 
-    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int) -> None:
-        self.tokenizer, self.num_image_tokens = tokenizer, num_image_tokens
+    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, numbered: bool = True) -> None:
+        self.tokenizer, self.num_image_tokens, self.numbered = tokenizer, num_image_tokens, numbered
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.images: list[int] = []
@@ -112,7 +117,8 @@ class _Writer:
         special, newline = self.tokenizer.special, self.tokenizer.encode("\n")
         self.add([special.im_start], True)
         self.add([*self.tokenizer.encode(role), *newline], False)
-        self.content(number_pictures(content, len(self.images)), supervised=role == "assistant")
+        shown = number_pictures(content, len(self.images)) if self.numbered else content
+        self.content(shown, supervised=role == "assistant")
         self.add([special.im_end, *newline], True)
 
     def content(self, content: Content, supervised: bool) -> None:

@@ -66,7 +66,7 @@ def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pyt
         (["train", PRETRAIN, "--set", "stepz=1"], 3, "did you mean 'steps'"),
         (["train", PRETRAIN, "--ranks", "0"], 2, "--ranks 0: at least 1"),
         (["train", PRETRAIN, "--device", "gpu"], 2, "--device gpu"),
-        (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "no *.parquet shard here"),
+        (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "world-caption needs it"),
         (["eval", "world", "--model", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),
         (["eval", "world", "--model", "{model}", "--data", "{tmp}"], 4, "world/test: world-caption needs it"),
         (["eval", "vqav3", "--model", "{model}"], 2, "did you mean vqav2"),
@@ -130,6 +130,7 @@ def test_train_evaluate_report_and_chat_follow_each_other(
     """Two steps of stage 1 on a handful of samples, then everything that a user does with a run."""
     run = tmp_path / "runs" / "mine"
     changes = ["init_from={}", "steps=2", "data.batch_rows=2", f"data.split_dirs=['{split_dir}']", "name='sft'"]
+    changes += [f"evaluate.data='{split_dir}'"]
     assert main(["train", PRETRAIN, "--out", str(run), *(x for c in changes for x in ("--set", c))]) == 0
     checkpoint = str(run / "sft" / "checkpoint")
     assert f"checkpoint: {checkpoint}" in capsys.readouterr().out

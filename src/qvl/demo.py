@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qvl.checkpoint import load_model
+from qvl.cli.verb import run_benchmarks
 from qvl.data.ocr.build import build_ocr, bundled_documents
 from qvl.data.world.build import WorldConfig, write_dense, write_world
 from qvl.errors import MissingDependencyError
@@ -93,7 +94,7 @@ def _train(recipes: Path, stage: str, out: Path, device: str) -> None:
     path = recipes / f"{stage}.toml"
     wanted = load_recipe(path).data.split_dirs
     there = [split for split in wanted if split != DOCUMENTS or list((out / DOCUMENTS).glob("*.parquet"))]
-    run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out, device)
+    run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out, device, benchmarks=run_benchmarks)
 
 
 def _evaluate(config: DemoConfig, out: Path, stage: str, device: str) -> None:

@@ -1,6 +1,8 @@
 """The benchmarks' metrics on recorded outputs of the original scorers, quirks and all (tests/data/metrics)."""
 
 import json
+import random
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,20 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from qvl.evaluate.benchmarks import BY_NAME, CAPTION_PROMPT, VQA_PROMPT
+from qvl.evaluate.items import item_of, prompt_content
+from qvl.evaluate.judge import judge_messages
 from qvl.evaluate.metrics.anls import anls
 from qvl.evaluate.metrics.bleu import bleu, bleu_counts
 from qvl.evaluate.metrics.choice import LETTERS, likeliest, option_loss, seed_scores
 from qvl.evaluate.metrics.cider import cider
 from qvl.evaluate.metrics.exact import exact_answer, gqa_answer
 from qvl.evaluate.metrics.mme import subtask, totals, yes_or_no
-from qvl.evaluate.metrics.ptb import all_words, words
+from qvl.evaluate.metrics.ptb import all_words, words, words_by_rules
 from qvl.evaluate.metrics.referring import answered_box, iou, is_right
 from qvl.evaluate.metrics.relaxed import relaxed_match, within
 from qvl.evaluate.metrics.rouge import rouge_l
 from qvl.evaluate.metrics.text import edit_distance
+from qvl.evaluate.metrics.touchstone import until_readable
 from qvl.evaluate.metrics.vqa import normalise_prediction, percent, process_punctuation, process_words, vqa_score
+from qvl.evaluate.readers.choices import lettered
+from qvl.evaluate.readers.knowledge import CEVAL, CMMLU, MMLU, Exam, subject_rows
+from qvl.evaluate.rows import Row
+from qvl.evaluate.scorers import SCORERS, Record
+from qvl.text.markup import Content, Image, to_string
 
+WORDS = "a dog no No. Fig fig St plan b I two-year-old cannot gonna anti-war U.S. 3 1/2 don't x-ray ok Mr cat".split()
 GOLDEN = Path(__file__).parents[1] / "data" / "metrics"
 
 
@@ -39,6 +53,12 @@ def test_captions_are_tokenised() -> None:
         assert " ".join(words(case["text"], "zzz")) == case["tokenized"], case
     for case in golden("ptb_tokenizer")["context_cases"]:
         assert [" ".join(found) for found in all_words(case["lines"])] == case["tokenized"], case
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.sampled_from(["", ".", " ."]), st.booleans())
+def test_plain_captions_need_no_rules(said: list[str], end: str, comma: bool) -> None:
+    caption = (", " if comma else " ").join(said) + end
+    assert words(caption, "7") == words_by_rules(caption, "7")
 
 
 @pytest.mark.parametrize("corpus", golden("captions")["corpora"], ids=lambda corpus: str(corpus["name"]))
@@ -168,3 +188,118 @@ def test_mme() -> None:
             assert one.others == expected["subtask_metrics"][name]["other_num"]
         for kind, total in totals(found).items():
             assert total == pytest.approx(expected[kind])
+
+
+def test_choice_prompts() -> None:
+    case = golden("multiple_choice")
+    for prompt in case["scienceqa"]["prompts"]:
+        row = prompt["row"]
+        fields = {"context": row["hint"] or "N/A", "question": row["question"], "options": lettered(row["choices"])}
+        template = BY_NAME["scienceqa"].prompt
+        assert spelt(prompt_content(template, fields, 1), [row["image"]]) == prompt["expected_prompt"]
+
+
+def spelt(content: Content, pictures: list[str]) -> str:
+    """A prompt as the published code spells it, with the pictures' paths."""
+    parts = [f"<img>{pictures[s.index]}</img>" if isinstance(s, Image) else to_string((s,)) for s in content]
+    return "".join(parts)
+
+
+@pytest.mark.parametrize(("kind", "template"), [("vqa", VQA_PROMPT), ("caption", CAPTION_PROMPT)])
+def test_few_shot_prompts(kind: str, template: str) -> None:
+    """The published draw is the global random state's; the prompt around it is ours to the letter."""
+    data = golden("prompts_fewshot")
+    if kind == "vqa":
+        train = [Row("", (Path(row["image"]),), row, None, answer=row["answer"]) for row in data["vqa_train"]]
+        test = [Row("", (Path(row["image"]),), row, None) for row in data["vqa_test"]]
+    else:
+        given = data["caption_file"]["annotations"]
+        train = [Row(str(r["id"]), (Path(r["image"]),), {}, None, answer=r["caption"]) for r in given]
+        images = data["caption_file"]["images"]
+        test = [Row(str(r["id"]), (Path(r["image"]),), {}, None) for r in images]
+    benchmark = replace(BY_NAME["okvqa"], prompt=template)
+    for case in data[kind]:
+        drawn = random.Random(case["seed"])
+        for row, expected in zip(test, case["expected"], strict=True):
+            shots = drawn.sample(train, case["few_shot"])
+            item = item_of(benchmark, row, False, shots)
+            text = spelt(item.turns[0][1], [str(path) for path in item.pictures])
+            assert text == expected["question" if kind == "vqa" else "input_text"]
+
+
+EXAMS = {"mmlu": MMLU, "cmmlu": CMMLU, "ceval": CEVAL}
+
+
+@pytest.mark.parametrize("name", EXAMS)
+def test_exams(name: str, tmp_path: Path) -> None:
+    exam = EXAMS[name]
+    for case in golden("knowledge_5shot")[name]["subjects"]:
+        rows = subject_rows_of(exam, case, tmp_path)
+        assert [row.fields["prompt"] for row in rows] == case["expected_prompts"]
+        assert [row.truth for row in rows] == case["answers"]
+        said = [LETTERS[likeliest([-logit for logit in logits])] for logits in case["choice_logits"]]
+        records = [Record(row.id, letter, row.truth, row.group) for row, letter in zip(rows, said, strict=True)]
+        scored = SCORERS["choice"](records)
+        if isinstance(case["expected_score"], list):
+            assert [value / 100 for value in scored.values] == case["expected_score"]
+        else:
+            assert scored.score == pytest.approx(case["expected_score"])
+
+
+def subject_rows_of(exam: Exam, case: dict[str, Any], folder: Path) -> list[Row]:
+    names = [case["subject"] + suffix for suffix in (exam.dev_suffix, exam.test_suffix)]
+    paths = folder / "dev" / names[0], folder / "test" / names[1]
+    for path, text in zip(paths, (case["dev_csv"], case["test_csv"]), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return subject_rows(exam, case["subject"], *paths)
+
+
+def test_averages_of_exams() -> None:
+    """MMLU: over questions; CMMLU and C-Eval: over subjects."""
+    data = golden("knowledge_5shot")
+    given = data["mmlu"]["aggregation"]
+    records = [
+        Record(f"{subject}-{i}", "A" if right else "B", "A", subject)
+        for subject, answers in given["input"].items()
+        for i, right in enumerate(answers)
+    ]
+    assert SCORERS["choice"](records).score == pytest.approx(given["expected_average"])
+    for name in ("cmmlu", "ceval"):
+        given = data[name]["aggregation"]
+        records = [
+            Record(f"{subject}-{i}", "A" if i < round(score * 13 / 100) else "B", "A", subject)
+            for subject, score in given["input"].items()
+            for i in range(13)
+        ]
+        assert SCORERS["choice_by_group"](records).score == pytest.approx(given["expected_average"])
+
+
+def test_touchstone_replies_are_read() -> None:
+    for case in golden("touchstone")["evaluate_cases"]:
+        verdict, asked = until_readable(iter(case["attempts"]).__next__)
+        first, second, reason = case["expected"]
+        assert len(asked) == case["api_calls"], case
+        if reason == "error":
+            assert verdict is None
+        else:
+            assert verdict == pytest.approx((float(first), float(second)), nan_ok=True), case
+
+
+def test_touchstone_end_to_end() -> None:
+    data = golden("touchstone")["end_to_end"]
+    for case in data["expected_prompts"]:
+        row = data["rows"][case["row"]]
+        assert judge_messages(row, row["response"], case["round"]) == case["messages"]
+    said = {}
+    for case in data["judge"]:
+        said[case["row"], case["round"]], _ = until_readable(iter(case["attempts"]).__next__)
+    records = [
+        Record(str(i), row["response"], row, row["category"], verdicts=(said[i, 1], said[i, 2]))
+        for i, row in enumerate(data["rows"])
+    ]
+    scored, expected = SCORERS["touchstone"](records), data["expected_scores"]
+    overall = expected.pop("TouchStone Overall Score")
+    assert scored.score == pytest.approx(overall["my_model"])
+    assert scored.details["reference answers"] == pytest.approx(overall["gpt4-ha"])
+    assert scored.details["by category"] == pytest.approx({name: one["my_model"] for name, one in expected.items()})

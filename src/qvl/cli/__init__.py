@@ -11,7 +11,7 @@ from qvl.cli.data import add_data_tools
 from qvl.cli.evaluate import add_eval
 from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.study import add_study
-from qvl.cli.verb import add_ranks, add_verb, loaded, usable_device, usable_ranks
+from qvl.cli.verb import add_ranks, add_verb, check_benchmarks, loaded, run_benchmarks, usable_device, usable_ranks
 from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
@@ -149,7 +149,8 @@ def _train(args: argparse.Namespace) -> None:
         _launch(args)
         return
     with losing_others_is_told(), joined(usable_device(args.device), recipe.parallel.tensor) as (ranks, device):
-        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to)
+        check_benchmarks(recipe, args.out)
+        stage_dir = run_recipe(args.recipe, args.set, args.out, device, ranks, args.log_to, run_benchmarks)
         if ranks.is_first:
             say_result(recipe, stage_dir)
 

@@ -48,3 +48,22 @@ def loaded(model: Path, adapter: Path | None, device: str) -> Any:
 
         load_adapter(found.model, adapter)
     return found
+
+
+def check_benchmarks(recipe: Any, run_dir: Path) -> None:
+    """The error that the benchmarks of a recipe's [evaluate] would end in, before anything is trained."""
+    if recipe.evaluate is not None:
+        from qvl.evaluate.benchmarks import chosen
+        from qvl.evaluate.run import Asked, read_items
+
+        for benchmark in chosen(recipe.evaluate.tasks):
+            read_items(benchmark, run_dir / recipe.evaluate.data, Asked())
+
+
+def run_benchmarks(recipe: Any, step: int, model: Any, tokenizer: Any, run_dir: Path) -> None:
+    """The benchmarks of a recipe's [evaluate], for `run_recipe`."""
+    from qvl.evaluate.during import evaluate_step
+
+    wanted = recipe.evaluate
+    data = run_dir / wanted.data
+    evaluate_step(run_dir / recipe.name, step, model, tokenizer, wanted.tasks, data, wanted.limit, recipe.precision)

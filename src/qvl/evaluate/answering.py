@@ -134,7 +134,7 @@ class LocalModel:
         else:
             columns = self._next_token_losses(prompts, [ids[0] for ids in continuations], pixels)
         rows = list(zip(*columns, strict=True))
-        return [Reply(LETTERS[likeliest(row)], tuple(round(loss, 6) for loss in row)) for row in rows]
+        return [Reply(LETTERS[likeliest(row)]) for row in rows]
 
     def _logits(self, prompts: list[list[int]], pixels: Tensor | None, last: int) -> Tensor:
         """Of the last places of each prompt, (B, last, V)."""

@@ -53,7 +53,7 @@ def make_items(
     """
     if shots > len(exemplars):
         raise UsageError(f"{benchmark.name}: {shots} shots, but its train split has {len(exemplars)} questions")
-    return [_item(benchmark, row, as_chat, choose(exemplars, shots, seed, row.id)) for row in rows]
+    return [item_of(benchmark, row, as_chat, choose(exemplars, shots, seed, row.id)) for row in rows]
 
 
 def choose(exemplars: Sequence[Row], shots: int, seed: int, item_id: str) -> list[Row]:
@@ -63,7 +63,8 @@ def choose(exemplars: Sequence[Row], shots: int, seed: int, item_id: str) -> lis
     return random.Random(f"{seed}/{item_id}").sample(exemplars, shots)
 
 
-def _item(benchmark: Benchmark, row: Row, as_chat: bool, shots: Sequence[Row]) -> Item:
+def item_of(benchmark: Benchmark, row: Row, as_chat: bool, shots: Sequence[Row]) -> Item:
+    """One row as a question, behind these exemplars."""
     language = row.language or benchmark.language
     if row.turns:
         return Item(row.id, row.pictures, row.turns, row.task, row.truth, row.group, language=language)

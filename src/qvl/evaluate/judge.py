@@ -47,7 +47,7 @@ def judge_messages(truth: dict[str, Any], answer: str, number: int) -> list[Mess
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "".join(parts)}]
 
 
-def judge(records: Sequence[Record], server: Server, folder: Path) -> None:
+def judge(records: Sequence[Record], folder: Path, server: Server) -> None:
     """Both rounds of every answer, as JSON lines in the folder; goes on where a killed run was."""
     path = folder / JUDGEMENTS_NAME
     known = read_judgements(folder)

@@ -22,10 +22,9 @@ PART_NAME = "predictions.part-{rank}.jsonl"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered; the losses of the options where their likelihoods were compared."""
+    """What a model answered, tags and all; the letter of the likeliest option where likelihoods were compared."""
 
     answer: str
-    losses: tuple[float, ...] = ()
 
 
 def question_text(item: Item) -> str:
@@ -47,8 +46,6 @@ def line_of(item: Item, reply: Reply) -> str:
         "group": item.group,
         "language": item.language,
     }
-    if reply.losses:
-        record["losses"] = list(reply.losses)
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 

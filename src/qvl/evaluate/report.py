@@ -11,6 +11,7 @@ from qvl.data.sample import LANGUAGES
 from qvl.errors import DataError, UsageError
 from qvl.evaluate import gallery
 from qvl.evaluate.curves import curve_svg
+from qvl.evaluate.during import Curves, curves
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS
 from qvl.evaluate.world import Scores, world_predictions, world_scores
 from qvl.files import write_text
@@ -29,6 +30,7 @@ class Stage:
     recipe: dict[str, Any]
     log: list[dict[str, Any]]
     scores: Scores  # empty where it was not
+    benchmarks: Curves  # those that were asked as it trained
 
 
 def write_report(run_dir: Path, split_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -59,7 +61,7 @@ def read_stages(run_dir: Path) -> list[Stage]:
 
 def _read_stage(folder: Path, name: str) -> Stage:
     recipe, log = _read_json(folder / "recipe.json"), read_log(folder / "log.jsonl")
-    return Stage(name, recipe, log, world_scores(folder / "eval"))
+    return Stage(name, recipe, log, world_scores(folder / "eval"), curves(folder))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -106,10 +108,19 @@ def _curves(stages: list[Stage]) -> str:
     for field in ("loss", "lr", "grad_norm"):
         figures = [_curve(stage, field) for stage in stages if field in stage.log[0]]
         rows.append(f'<div class="curves">{"".join(figures)}</div>')
+    asked = [(stage.name, name, points) for stage in stages for name, points in stage.benchmarks.items()]
+    if asked:
+        figures = [curve_svg(f"{stage}, {name}", _from_zero(points), "score") for stage, name, points in asked]
+        rows.append(f'<h3>Benchmarks as training goes (Figure 6)</h3><div class="curves">{"".join(figures)}</div>')
     return (
         '<h2>Curves</h2><p class="note">Per step (thin) and the running mean (thick): the loss, the learning rate, '
         f"and the norm of the gradient before it is clipped.</p>{''.join(rows)}"
     )
+
+
+def _from_zero(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Steps done -> the number of the last of them, as logs have it."""
+    return [(step - 1, score) for step, score in points]
 
 
 def _curve(stage: Stage, field: str) -> str:

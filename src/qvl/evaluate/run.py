@@ -121,6 +121,7 @@ def evaluate(
     asked: Asked = Asked(),  # noqa: B008: frozen
     share: Share = Share(),  # noqa: B008: frozen
     judge: Callable[[Sequence[Record], Path], None] | None = None,
+    progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Ask every benchmark's questions and score the answers; scores by their folder's name, on the first process.
 
@@ -144,7 +145,7 @@ def evaluate(
     for benchmark, items, _ in work:
         folder = folder_of(out, benchmark, asked)
         if not (folder / PREDICTIONS_NAME).exists():
-            _answer_share(benchmark, items, answerer, folder, share)
+            _answer_share(benchmark, items, answerer, folder, share, progress and share.rank == 0)
         share.wait()
         if share.rank == 0:
             if not (folder / PREDICTIONS_NAME).exists():
@@ -160,7 +161,9 @@ def folder_of(out: Path, benchmark: Benchmark, asked: Asked) -> Path:
     return out / (f"{benchmark.name}-{asked.shots}shot" if asked.shots else benchmark.name)
 
 
-def _answer_share(benchmark: Benchmark, items: Sequence[Item], answerer: Answerer, folder: Path, share: Share) -> None:
+def _answer_share(
+    benchmark: Benchmark, items: Sequence[Item], answerer: Answerer, folder: Path, share: Share, progress: bool
+) -> None:
     """Answer every question of this process that no process has answered yet."""
     mine = list(items[share.rank :: share.count])
     done = answered_ids(folder)
@@ -171,7 +174,7 @@ def _answer_share(benchmark: Benchmark, items: Sequence[Item], answerer: Answere
         desc=benchmark.name,
         unit="question",
         dynamic_ncols=True,
-        disable=share.rank > 0,
+        disable=not progress,
     )
 
     def counted() -> Iterator[list[tuple[Item, Reply]]]:

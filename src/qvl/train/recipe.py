@@ -142,6 +142,21 @@ class HeldOutConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """Benchmarks that are asked as training goes, before the first step and after the last one too."""
+
+    tasks: tuple[str, ...]  # names of `qvl eval`
+    data: str  # their folder, relative to the run's
+    every: int  # steps
+    limit: int  # questions of each group
+
+    def __post_init__(self) -> None:
+        _require(bool(self.tasks), "evaluate.tasks", self.tasks, "at least one benchmark of `qvl eval`")
+        _require(self.every > 0, "evaluate.every", self.every, "at least 1")
+        _require(self.limit > 0, "evaluate.limit", self.limit, "at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One stage, complete."""
 
@@ -165,6 +180,7 @@ class Recipe:
     precision: str = "bf16"  # of products and activations; weights that train, sums and the optimizer are float32
     lora: LoraConfig | None = None
     held_out: HeldOutConfig | None = None
+    evaluate: EvaluateConfig | None = None
 
     def __post_init__(self) -> None:
         for part in (*self.trains, *self.init_from):
@@ -192,8 +208,8 @@ class Recipe:
             raise RecipeError("init_from: with [lora] all three parts come from one checkpoint, the adapters' base")
         if self.parallel.deepspeed:
             self._check_deepspeed()
-        if self.objective == "dense" and (self.lora or self.held_out):
-            raise RecipeError('objective = "dense": the vision warm-up has neither [lora] nor [held_out]')
+        if self.objective == "dense" and (self.lora or self.held_out or self.evaluate):
+            raise RecipeError('objective = "dense": the vision warm-up has no [lora], [held_out] or [evaluate]')
 
     def _check_deepspeed(self) -> None:
         """What DeepSpeed's engine leaves to PyTorch's."""

@@ -15,6 +15,7 @@ from qvl.files import write_text
 from qvl.images import normalize
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
+from qvl.text.tokenizer import Tokenizer
 from qvl.train import deepspeed_engine
 from qvl.train.best import KeepBest, read_held_out
 from qvl.train.deepspeed_engine import DeepSpeedEngine, check_deepspeed, gather_trained
@@ -42,6 +43,8 @@ from qvl.train.trained import table, what_trains
 RECIPE_NAME = "recipe.json"
 BEST_NAME = "best"  # the result so far, where samples are held out
 SHARDS_NAME = "shards.txt"  # the fingerprint of what the stage reads
+# Runs a recipe's benchmarks on whole weights: (recipe, steps done, model, tokenizer, the run's folder).
+Benchmarks = Callable[[Recipe, int, QwenVL, Tokenizer, Path], None]
 
 
 def run_recipe(
@@ -51,11 +54,13 @@ def run_recipe(
     device: str = "cpu",
     ranks: Ranks = ALONE,
     log_to: Sequence[str] = (),
+    benchmarks: Benchmarks | None = None,
 ) -> Path:
     """Train one stage into `out/NAME` and return that folder; every rank calls. log_to: see qvl.train.sinks.
 
-    Starts again where a killed run was; a finished stage is left as it is. Raises RecipeError when the folder
-    holds a run of the same name with other values.
+    Starts again where a killed run was; a finished stage is left as it is. benchmarks: asks those of a recipe's
+    [evaluate] (see qvl.evaluate.during); without it none are asked. Raises RecipeError when the folder holds a run of
+    the same name with other values.
     """
     recipe = load_recipe(path, overrides)
     if recipe.lora and ranks.mesh is not None:
@@ -90,22 +95,36 @@ def run_recipe(
         prepare_blocks(model.to(device), recipe.parallel)
     head = build_head(recipe, model, tokenizer)
 
-    def save(model: QwenVL, folder: Path) -> None:
+    def whole(model: QwenVL) -> QwenVL | None:
+        """All weights, on the first rank."""
         if recipe.parallel.deepspeed:
-            whole = gather_trained(model, initial_model(recipe, out, tokenizer) if ranks.is_first else None)
-        else:
-            whole = whole_model(model, ranks)
-        if whole is not None:
-            save_result(whole, folder, recipe, out, tokenizer)
+            return gather_trained(model, initial_model(recipe, out, tokenizer) if ranks.is_first else None)
+        return whole_model(model, ranks)
+
+    def save(model: QwenVL, folder: Path) -> None:
+        if (gathered := whole(model)) is not None:
+            save_result(gathered, folder, recipe, out, tokenizer)
         ranks.gather(None)  # the first rank has written it
 
+    def benchmark(step: int, model: QwenVL) -> None:
+        assert recipe.evaluate is not None
+        assert benchmarks is not None
+        if step % recipe.evaluate.every and step != recipe.steps:
+            return
+        if (gathered := whole(model)) is not None:
+            gathered.eval()
+            benchmarks(recipe, step, gathered, tokenizer, out)
+        model.train()
+        ranks.gather(None)  # the others have waited for the first
+
+    watchers: list[Callable[[int, QwenVL], None]] = [benchmark] if recipe.evaluate and benchmarks else []
     if not held_out:
-        train(model, head, loader, recipe, stage_dir, device, ranks, log_to)
+        train(model, head, loader, recipe, stage_dir, device, ranks, log_to, watchers)
         save(model, result)
         return stage_dir
     keep = partial(save, folder=stage_dir / BEST_NAME)
     best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, keep, ranks)
-    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, best.after_step)
+    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, [best.after_step, *watchers])
     if ranks.is_first:
         os.replace(stage_dir / BEST_NAME, result)
         step, loss = best.best
@@ -175,11 +194,11 @@ def train(
     device: str,
     ranks: Ranks = ALONE,
     log_to: Sequence[str] = (),
-    after_step: Callable[[int, QwenVL], None] | None = None,
+    watchers: Sequence[Callable[[int, QwenVL], None]] = (),
 ) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on one rank and the CPU.
 
-    after_step: called with the number of steps done and the model, before the first one too. Raises TrainingError when
+    watchers: called with the number of steps done and the model, before the first one too. Raises TrainingError when
     step after step has to be skipped.
     """
     torch.manual_seed(recipe.seed + ranks.data_rank)  # dropout, where there is any
@@ -195,16 +214,17 @@ def train(
         faults.norms.extend(values["norms"])
         loader.resume(values["loader"])
     batches = iter(loader)
-    if after_step and first_step == 0:
-        after_step(0, model)
+    if first_step == 0:
+        for watch in watchers:
+            watch(0, model)
     model.train()
     with Telemetry(stage_dir, recipe, first_step, device, ranks, log_to) as telemetry:
         for step in range(first_step, recipe.steps):
             lr = lr_at(step, recipe.steps, recipe.optim)
             done = engine.step(batches, lr, partial(faults.judge, step))
             telemetry.step(step, lr, done.seen, done.norm, done.norms, done.fault)
-            if after_step:  # before the state: a run that goes on from it does not come here again
-                after_step(step + 1, model)
+            for watch in watchers:  # before the state: a run that goes on from it does not come here again
+                watch(step + 1, model)
             if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
                 engine.save(step + 1, {"loader": _of_all(done.seen.loader_state, ranks), "norms": list(faults.norms)})
     engine.finish()

@@ -1,15 +1,20 @@
-"""CIDEr-D of captions. Source: Vedantam et al. 2015 (arXiv 1411.5726) and the scorer that came with it."""
+"""CIDEr-D of captions. Source: Vedantam et al. 2015 (arXiv 1411.5726) and the scorer that came with it.
 
-import math
+Every step is one operation on arrays over the n-grams of all captions, so that five thousand pictures take a second.
+"""
+
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 MAX_N = 4
 SIGMA = 6.0
 _TOKEN = re.compile(r"[\u4e00-\u9fff]|[^\W_]+")
 
-Ngram = tuple[str, ...]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def tokenise(caption: str) -> list[str]:
@@ -20,43 +25,61 @@ def tokenise(caption: str) -> list[str]:
 def cider(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
     """CIDEr-D of each prediction, about 0 to 10, given the words of predictions and of the references of each; document
     frequencies come from these references, so that one picture alone has 0."""
-    counted = [[_ngrams(words) for words in group] for group in references]
-    frequency: Counter[Ngram] = Counter()
-    for group in counted:
-        frequency.update({ngram for counts in group for ngram in counts})
-    log_total = math.log(max(len(references), 1))
-    scores = []
-    for prediction, group in zip(predictions, counted, strict=True):
-        vectors = _vectors(_ngrams(prediction), frequency, log_total)
-        each = [_similarity(vectors, _vectors(counts, frequency, log_total)) for counts in group]
-        scores.append(10.0 * sum(each) / len(each))
-    return scores
+    total = len(references)
+    if len(predictions) != total:
+        raise ValueError(f"{len(predictions)} predictions for the references of {total}")
+    if not total:
+        return []
+    groups = np.repeat(np.arange(total), [len(group) for group in references])  # of each reference, its picture
+    texts = [*predictions, *(reference for group in references for reference in group)]
+    words, captions = _numbered(texts)
+    lengths = np.maximum(np.bincount(captions, minlength=len(texts)) - 1, 0)  # in bigrams, as the scorer has it
+    apart = lengths[:total][groups] - lengths[total:]
+    penalty = np.exp(-(apart**2) / (2 * SIGMA**2))
+    similarity = np.zeros(len(groups))
+    keys, starts = words, np.arange(len(words))
+    for n in range(1, MAX_N + 1):
+        if n > 1:  # the n-grams that go on by a word of the same caption
+            going = starts + n - 1 < len(words)
+            starts, keys = starts[going], keys[going]
+            same = captions[starts + n - 1] == captions[starts]
+            starts, keys = starts[same], keys[same]
+            keys = _compact(keys) * (int(words.max(initial=0)) + 1) + words[starts + n - 1]
+        similarity += _of_n(_compact(keys), captions[starts], groups, total)
+    means = np.bincount(groups, similarity * penalty / MAX_N, total) / np.bincount(groups, minlength=total)
+    return list((10.0 * means).tolist())
 
 
-def _ngrams(tokens: Sequence[str]) -> Counter[Ngram]:
-    return Counter(tuple(tokens[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(tokens) - n + 1))
+def _numbered(texts: Sequence[Sequence[str]]) -> tuple[Ints, Ints]:
+    """All words as numbers, one after the other, and the text of each."""
+    numbers: dict[str, int] = {}
+    words = [numbers.setdefault(word, len(numbers)) for text in texts for word in text]
+    return np.array(words, np.int64), np.repeat(np.arange(len(texts)), [len(text) for text in texts])
 
 
-def _vectors(
-    counts: Counter[Ngram], frequency: Counter[Ngram], log_total: float
-) -> tuple[list[dict[Ngram, float]], list[float], int]:
-    """TF-IDF of each n, its norm, and the number of bigrams, which stands for the caption's length."""
-    vectors: list[dict[Ngram, float]] = [defaultdict(float) for _ in range(MAX_N)]
-    for ngram, count in counts.items():
-        vectors[len(ngram) - 1][ngram] = count * (log_total - math.log(max(1.0, frequency[ngram])))
-    norms = [math.sqrt(sum(v * v for v in vector.values())) for vector in vectors]
-    return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)
+def _compact(keys: Ints) -> Ints:
+    """Numbers from 0 on, equal ones for equal keys."""
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
-def _similarity(
-    hypothesis: tuple[list[dict[Ngram, float]], list[float], int],
-    reference: tuple[list[dict[Ngram, float]], list[float], int],
-) -> float:
-    (hyp, hyp_norms, hyp_length), (ref, ref_norms, ref_length) = hypothesis, reference
-    penalty = math.exp(-((hyp_length - ref_length) ** 2) / (2 * SIGMA**2))
-    total = 0.0
-    for n in range(MAX_N):
-        shared = sum(min(value, ref[n][ngram]) * ref[n][ngram] for ngram, value in hyp[n].items() if ngram in ref[n])
-        if hyp_norms[n] and ref_norms[n]:
-            total += shared / (hyp_norms[n] * ref_norms[n]) * penalty
-    return total / MAX_N
+def _of_n(keys: Ints, captions: Ints, groups: Ints, total: int) -> Floats:
+    """The similarity of each reference to its prediction by n-grams of one length, from 0 to 1."""
+    size = int(keys.max(initial=0)) + 1
+    pairs, counts = np.unique(captions * size + keys, return_counts=True)  # sorted by caption, then n-gram
+    caption, key = pairs // size, pairs % size
+    said = caption < total
+    picture = groups[caption[~said] - total]
+    frequency = np.bincount(np.unique(picture * size + key[~said]) % size, minlength=size)
+    values = counts * (np.log(total) - np.log(np.maximum(1, frequency[key])))
+    norms = np.sqrt(np.bincount(caption, values**2, total + len(groups)))
+    # What each reference shares with its prediction: the prediction's value of the same n-gram, at most its own.
+    wanted = picture * size + key[~said]
+    known = pairs[said]
+    if not len(known) or not len(wanted):
+        return np.zeros(len(groups))
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    both = known[place] == wanted
+    own, other = values[~said][both], values[said][place[both]]
+    shared = np.bincount(caption[~said][both] - total, np.minimum(own, other) * own, len(groups))
+    scale = norms[:total][groups] * norms[total:]
+    return np.divide(shared, scale, out=np.zeros(len(groups)), where=scale > 0)

@@ -65,11 +65,35 @@ _RULES = [
 _TOKEN = re.compile("|".join(f"(?:{rule})" for rule in _RULES), re.IGNORECASE)
 
 
+# Most captions are letters and commas, perhaps with a stop: those need no rules, unless a word has one of its own.
+_PLAIN = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*(?:,? [A-Za-z]+(?:-[A-Za-z]+)*)* ?\.?")
+_SPLIT_WORDS = frozenset("cannot gonna gotta wanna lemme gimme".split())
+_KEEP_STOP = frozenset(_ABBREVIATIONS) | frozenset(_BEFORE_DIGIT)
+
+
 def words(caption: str, following: str = "") -> list[str]:
     """The words of a caption. following: what comes after it in the set, of which the start is looked at.
 
     "3 1/2" is one word with a no-break space in it; ROUGE takes it so, BLEU and CIDEr as two.
     """
+    if (plain := _plain_words(caption)) is not None:
+        return plain
+    return words_by_rules(caption, following)
+
+
+def _plain_words(caption: str) -> list[str] | None:
+    """The words of a caption that needs no rules; None for any other."""
+    if not _PLAIN.fullmatch(caption):
+        return None
+    found = caption.lower().replace(",", "").rstrip(". ").split(" ")
+    if not _SPLIT_WORDS.isdisjoint(found):
+        return None
+    last = found[-1]
+    return None if caption[-1] == "." and (len(last) == 1 or last in _KEEP_STOP) else found
+
+
+def words_by_rules(caption: str, following: str = "") -> list[str]:
+    """As `words`, by all the rules."""
     text = _normal(caption)
     end = len(text)
     found = []

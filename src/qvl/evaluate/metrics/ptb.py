@@ -12,14 +12,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _NO_WORD = re.compile("[.]+|-+|[\"'`?!,:;]|''|``")
-# Words that keep their period, whatever follows, and before a digit.
+# Words that keep their period, whatever follows: in any case, as names alone, and unless in capitals; and before a digit.
 _ABBREVIATIONS = """
 mr mrs ms dr drs prof profs sen sens rep reps gov govs gen lt col maj sgt cpl capt adm rev pres hon atty messrs st ste
 ave blvd rd esq jr sr bros inc co cos corp ltd plc dept univ assn intl jan feb mar apr jun jul aug sep sept oct nov dec
-mon tue tues wed thu thurs fri etc al vs cf ft seq ala ariz ark calif colo conn fla ga ill ind kan kans ky la mass md
-mich minn miss mo mont neb nev okla ore pa penn tenn tex va vt wash wis wisc wyo ph\\.d ed\\.d
+mon tue tues wed thu thurs fri etc al vs cf ft seq ala ariz calif colo conn fla ga ind kan kans ky md mich minn mo mont
+neb nev okla penn tenn va vt wash wis wisc wyo ph\\.d ed\\.d ct mt ph rt sq wm adj adv bhd cie dak det ens est ext jos mme
+pfc pvt sfc spc sys tel alex assoc elec insp invt
 """.split()
-_BEFORE_DIGIT = "no nos fig figs p pp art".split()
+_NAMES = "la pa az ark del ill ore tex mass miss".split()
+_NOT_CAPITALS = "mfg mtg pte pty".split()
+_BEFORE_DIGIT = "no nos fig figs p pp art ca op prop".split()
+# A single letter loses its period before these, be it in the next caption.
+_STARTS = """
+A About After An As At But Earlier He Her Here However If In It Last Many More Mr\\. Ms\\. Now Once One Other Our She Since
+So Some Such THE That The Their Then There These They This We What When While Yet You
+""".split()
+_LOOKED_AT = 12  # characters of what follows
 _MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
 
 _DROPPED = re.compile("[\u00ad\ufe0e\ufe0f]")
@@ -38,6 +47,8 @@ _NUMBER = r"\d+(?:[.,:/]\d+)*"
 _PIECE = rf"(?:{_NUMBER}(?!{_W})|{_W}+)"
 _JOINED = rf"{_PIECE}(?:[-/]{_PIECE})*"  # two-year-old, 24/7, 3.5-inch
 _RULES = [
+    # Words between spaces and commas, several at once: found first, for speed.
+    r"(?P<run>(?:(?!(?:cannot|gonna|gotta|wanna|lemme|gimme)[ ,])[A-Za-z]+,? )+)",
     r"(?:https?://|www\.)\S*[\w/]",
     r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
     r"@\w+|#[A-Za-z]\w*",
@@ -48,11 +59,14 @@ _RULES = [
     r"(?:US|C|A|HK)\$|[CF](?:\+\+|#)",
     r"(?-i:[A-Z]+(?:&[A-Z]+)+)",
     r"\d+ \d+/\d+(?!\w)",
-    rf"(?:{_L}\.)+{_L}?(?:-{_W}+)*(?!{_W})",  # U.S.A, a.m.
+    rf"{_L}(?=\. (?-i:{'|'.join(_STARTS)})(?: |$))",
+    rf"(?:(?![\u3040-\u9fff]){_L}\.)+{_L}?(?:-{_W}+)*(?!{_W})",  # U.S.A, a.m.
     rf"(?:{'|'.join(_ABBREVIATIONS)})\.(?!{_W})",
+    rf"(?-i:{'|'.join(form for word in _NAMES for form in (word.capitalize(), word.upper()))})\.(?!{_W})",
+    rf"(?-i:{'|'.join(form for word in _NOT_CAPITALS for form in (word, word.capitalize()))})\.(?!{_W})",
     rf"(?:{'|'.join(_BEFORE_DIGIT)})\.(?= ?\d)",
-    r"can(?=not(?!\w))|gon(?=na(?!\w))|got(?=ta(?!\w))|wan(?=na(?!\w))|lem(?=me(?!\w))|gim(?=me(?!\w))",
-    r"'t(?=(?:is|was)(?!\w))|'n'|'(?:em|till?|cause|n)(?!\w)|(?<!\d)'\d\ds?(?!\w)|y'(?=\w{2})|ol'",
+    r"can(?=not(?!\w))|gon(?=na(?!\w))|got(?=ta(?!\w))|wan(?=na(?!\w))|lem(?=me(?!\w))|gim(?=me(?!\w|'s))",
+    r"'t(?=(?:is|was)(?!\w))|'n'|'(?:em|till?|cause|n)(?!\w)|(?<!\d)'\d\ds?(?!\w)|'\d\d(?= )|y'(?=\w{2})|ol'",
     r"'(?:s|m|d|ll|ve|re)(?!\w)|n't\w*",
     rf"[A-HJ-XZa-hj-xz]'{_L}{{2,}}|{_L}+[aeiouy]'[aeiou]{_L}*",
     rf"{_L}+?(?=n't)",
@@ -65,10 +79,10 @@ _RULES = [
 _TOKEN = re.compile("|".join(f"(?:{rule})" for rule in _RULES), re.IGNORECASE)
 
 
-# Most captions are letters and commas, perhaps with a stop: those need no rules, unless a word has one of its own.
-_PLAIN = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*(?:,? [A-Za-z]+(?:-[A-Za-z]+)*)* ?\.?")
+# Most captions are words and commas, perhaps with a stop: those need no rules, unless a word has one of its own.
+_PLAIN = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:,? [A-Za-z0-9]+(?:-[A-Za-z]+)*)* ?\.?")
 _SPLIT_WORDS = frozenset("cannot gonna gotta wanna lemme gimme".split())
-_KEEP_STOP = frozenset(_ABBREVIATIONS) | frozenset(_BEFORE_DIGIT)
+_KEEP_STOP = frozenset(_ABBREVIATIONS + _NAMES + _NOT_CAPITALS + _BEFORE_DIGIT)
 
 
 def words(caption: str, following: str = "") -> list[str]:
@@ -97,21 +111,27 @@ def words_by_rules(caption: str, following: str = "") -> list[str]:
     text = _normal(caption)
     end = len(text)
     found = []
-    for match in _TOKEN.finditer(f"{text} {following[:1]}"):
+    for match in _TOKEN.finditer(f"{text} {following[:_LOOKED_AT]}"):
         if match.start() >= end:
             break
-        token = match[0].lower()
-        if not _NO_WORD.fullmatch(token):
+        token = match[0][: end - match.start()].lower()  # a run may reach into what follows
+        if match["run"]:
+            found += token.replace(",", "").split()
+        elif not _NO_WORD.fullmatch(token):
             found.append(_SPELL.sub(lambda part: _SPELT[part[0]], token))
     return found
 
 
 def all_words(captions: Sequence[str]) -> list[list[str]]:
     """Those of every caption of a set, in its order."""
-    following = [_normal(caption) for caption in captions[1:]] + [""]
-    for i in range(len(following) - 2, -1, -1):
-        following[i] = following[i] or following[i + 1]
-    return [words(caption, after) for caption, after in zip(captions, following, strict=True)]
+    found = []
+    for place, caption in enumerate(captions):
+        if (plain := _plain_words(caption)) is None:
+            later = map(_normal, map(captions.__getitem__, range(place + 1, len(captions))))
+            following = next(filter(None, later), "")
+            plain = words_by_rules(caption, following)
+        found.append(plain)
+    return found
 
 
 @lru_cache(maxsize=1 << 16)

@@ -120,7 +120,7 @@ def main() -> None:
     ours = []
     for _ in range(ROUNDS):
         normalise_prediction.cache_clear()
-        seconds, scores = timed(lambda: [vqa_score(text, given) for text, given in zip(said, answers, strict=True)])
+        seconds, _ = timed(lambda: [vqa_score(text, given) for text, given in zip(said, answers, strict=True)])
         ours.append(seconds)
     print(f"\nVQA score of {QUESTIONS:,} questions with {PEOPLE} answers each: {median(ours):.2f} s")
     print(f"  the original scorer about {ORIGINAL_VQA_S:.0f} s: {ORIGINAL_VQA_S / median(ours):.0f} times")

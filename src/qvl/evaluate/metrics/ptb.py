@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _NO_WORD = re.compile("[.]+|-+|[\"'`?!,:;]|''|``")
-# Words that keep their period, whatever follows: in any case, as names alone, and unless in capitals; and before a digit.
+# Words that keep their period: in any case, as names alone, unless in capitals, and before a digit.
 _ABBREVIATIONS = """
 mr mrs ms dr drs prof profs sen sens rep reps gov govs gen lt col maj sgt cpl capt adm rev pres hon atty messrs st ste
-ave blvd rd esq jr sr bros inc co cos corp ltd plc dept univ assn intl jan feb mar apr jun jul aug sep sept oct nov dec
-mon tue tues wed thu thurs fri etc al vs cf ft seq ala ariz calif colo conn fla ga ind kan kans ky md mich minn mo mont
-neb nev okla penn tenn va vt wash wis wisc wyo ph\\.d ed\\.d ct mt ph rt sq wm adj adv bhd cie dak det ens est ext jos mme
-pfc pvt sfc spc sys tel alex assoc elec insp invt
+ave blvd rd esq jr sr bros inc co cos corp ltd plc dept univ assn intl jan feb mar apr jun jul aug sep sept oct nov
+dec mon tue tues wed thu thurs fri etc al vs cf ft seq ala ariz calif colo conn fla ga ind kan kans ky md mich minn mo
+mont neb nev okla penn tenn va vt wash wis wisc wyo ph\\.d ed\\.d ct mt ph rt sq wm adj adv bhd cie dak det ens est
+ext jos mme pfc pvt sfc spc sys tel alex assoc elec insp invt
 """.split()
 _NAMES = "la pa az ark del ill ore tex mass miss".split()
 _NOT_CAPITALS = "mfg mtg pte pty".split()
 _BEFORE_DIGIT = "no nos fig figs p pp art ca op prop".split()
 # A single letter loses its period before these, be it in the next caption.
 _STARTS = """
-A About After An As At But Earlier He Her Here However If In It Last Many More Mr\\. Ms\\. Now Once One Other Our She Since
-So Some Such THE That The Their Then There These They This We What When While Yet You
+A About After An As At But Earlier He Her Here However If In It Last Many More Mr\\. Ms\\. Now Once One Other Our She
+Since So Some Such THE That The Their Then There These They This We What When While Yet You
 """.split()
 _LOOKED_AT = 12  # characters of what follows
 _MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
@@ -47,8 +47,9 @@ _NUMBER = r"\d+(?:[.,:/]\d+)*"
 _PIECE = rf"(?:{_NUMBER}(?!{_W})|{_W}+)"
 _JOINED = rf"{_PIECE}(?:[-/]{_PIECE})*"  # two-year-old, 24/7, 3.5-inch
 _RULES = [
-    # Words between spaces and commas, several at once: found first, for speed.
+    # Found first, for speed: words between spaces and commas, several at once; one before its 's or mark; those.
     r"(?P<run>(?:(?!(?:cannot|gonna|gotta|wanna|lemme|gimme)[ ,])[A-Za-z]+,? )+)",
+    r"(?!(?:cannot|gonna|gotta|wanna|lemme|gimme)[!?])[A-Za-z]+(?='s[!? ]|[!?] )|'s(?=[!? ])|[!?](?= )",
     r"(?:https?://|www\.)\S*[\w/]",
     r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
     r"@\w+|#[A-Za-z]\w*",

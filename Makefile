@@ -12,18 +12,19 @@ export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
 .PHONY: demo demo-long env env-dev system test lint types check clean
 
+# --no-compile: a module is compiled when it is first imported, most never are.
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ocr,report]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[ocr,report]'
 	touch $(STAMP)
 
 # What tests and linters need besides: Ray, transformers, ...
 env-dev: $(DEV_STAMP)
 
 $(DEV_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,report]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,ocr,report]'
 	touch $(DEV_STAMP)
 
 demo: system env

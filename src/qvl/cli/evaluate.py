@@ -123,8 +123,8 @@ def _answerer(args: argparse.Namespace, device: str) -> tuple[Any, str]:
         return Server(args.server, args.model, key, args.workers), f"{args.model} at {args.server}"
     from qvl.evaluate.answering import LocalModel, fingerprint
 
-    model = loaded(Path(args.model), args.adapter, device)
     precision = args.precision or ("float32" if device == "cpu" else "bf16")
+    model = loaded(Path(args.model), args.adapter, device, in_bf16=precision == "bf16" and device != "cpu")
     name = f"{fingerprint(Path(args.model), args.adapter)}, {precision}"
     return LocalModel(model.model, model.tokenizer, args.batch_size, precision, args.workers), name
 

@@ -38,11 +38,13 @@ def usable_device(name: str) -> str:
     return name
 
 
-def loaded(model: Path, adapter: Path | None, device: str) -> Any:
-    """A checkpoint folder's model and tokenizer, with adapters where some are given."""
+def loaded(model: Path, adapter: Path | None, device: str, in_bf16: bool = False) -> Any:
+    """A checkpoint folder's model and tokenizer, with adapters where some are given; float32 weights, or bf16 ones."""
+    import torch
+
     from qvl.generate.chat import load
 
-    found = load(model, device=device)
+    found = load(model, torch.bfloat16 if in_bf16 else torch.float32, device)
     if adapter is not None:
         from qvl.train.lora import load_adapter
 

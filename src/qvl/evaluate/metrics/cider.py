@@ -97,7 +97,7 @@ def _of_one_length(keys: Ints, texts: Ints, pictures: Ints, total: int) -> Float
     values = counts * (np.log(total) - np.log(np.maximum(1, frequency[number])))
     norms = np.sqrt(np.bincount(text, values**2, size))
     known = number[said] * total + text[said]
-    shared = np.zeros(len(pictures))
+    shared: Floats = np.zeros(len(pictures))
     if len(known):
         # What each reference shares with its prediction: the prediction's value of the same n-gram, at most its own.
         place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)

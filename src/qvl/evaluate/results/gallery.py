@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from qvl.evaluate.rows import Row
 from qvl.evaluate.run import read_rows
 from qvl.evaluate.scorers import Record
 from qvl.pages import picture_html, polygons
-from qvl.text.markup import Box, Content, Text, box_from_pixels, from_json, parse_markup, to_string
+from qvl.text.markup import Content, box_from_pixels, from_json, parse_markup, plain_text
 
 EACH = 4  # pictures of right and of wrong answers
 MAX_TEXT = 240  # characters
@@ -109,10 +110,9 @@ def _contents(row: Row, record: Record) -> tuple[Content, Content, Content]:
 def _as_box(corners: Sequence[float], width: float, height: float) -> Content:
     """A box in pixels as markup; nothing where it has no area in the picture."""
     x1, y1, x2, y2 = corners
-    if not any(corners) or x1 > x2 or y1 > y2:
+    if not any(corners) or not all(map(math.isfinite, corners)) or x1 > x2 or y1 > y2:
         return ()
-    box: Box = box_from_pixels((x1, y1, x2, y2), width, height)
-    return (box,)
+    return (box_from_pixels((x1, y1, x2, y2), width, height),)
 
 
 def _truth_text(record: Record, true: Content) -> str:
@@ -122,8 +122,7 @@ def _truth_text(record: Record, true: Content) -> str:
         return record.truth
     if isinstance(record.truth, dict) and "gpt4_ha_answer" in record.truth:
         return str(record.truth["gpt4_ha_answer"])
-    texts = tuple(segment for segment in true if not isinstance(segment, Box))
-    return to_string(texts) if any(isinstance(s, Text) or texts for s in texts) else "the dashed box"
+    return plain_text(true) or "the dashed box"
 
 
 def _cut(text: str) -> str:

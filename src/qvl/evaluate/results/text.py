@@ -33,11 +33,11 @@ def _scores(runs: Sequence[Run], title: str, names: Sequence[str]) -> Table:
     rows = []
     for name in names:
         benchmark = benchmark_of(runs, name)
-        row = [name, METRIC_NAMES.get(benchmark.metric, "the server's")]
+        row = [name, benchmark.about, METRIC_NAMES.get(benchmark.metric, "the server's")]
         for run in runs:
             row += _cells(run.results.get(name))
         rows.append(row + [_number(benchmark.published.get(model)) for model in MODELS])
-    heads = ["benchmark", "metric"]
+    heads = ["benchmark", "what", "metric"]
     for run in runs:
         heads += [run.path.name or str(run.path), "95 %", "questions", "unreadable"]
     note = "95 %: the middle of the scores of resampled questions. Unreadable answers count as wrong."

@@ -146,10 +146,10 @@ def score_line(name: str, scores: dict[str, Any]) -> str:
     part = "" if scores["questions"] == scores["of"] else f" of {scores['of']:,}, a part"
     asked = f"{scores['questions']:,} questions{part}"
     if "submission" in scores:
-        return f"{name:18} {asked}; the server scores {scores['submission']}"
+        return f"{name:22} {asked}; the server scores {scores['submission']}"
     low, high = scores["interval"]
     unread = f", {scores['unparsed']:,} unreadable" if scores["unparsed"] else ""
-    return f"{name:18} {scores['score']:8.2f} [{low:.2f}, {high:.2f}] {scores['metric']}; {asked}{unread}"
+    return f"{name:22} {scores['score']:8.2f} [{low:.2f}, {high:.2f}] {scores['metric']}; {asked}{unread}"
 
 
 def _rescore(folders: list[Path]) -> None:

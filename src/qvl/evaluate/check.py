@@ -58,7 +58,7 @@ def check_lines(found: Sequence[Found]) -> list[str]:
     lines = []
     for one in found:
         count = f"{one.questions:>9,} questions" if one.questions else " " * 19
-        lines.append(f"{one.name:18} {one.state:10} {count}".rstrip())
+        lines.append(f"{one.name:22} {one.state:10} {count}".rstrip())
         lines += [f"    {note}" for note in one.notes]
     ready = sum(one.state == READY for one in found)
     lines.append(f"{ready} of {len(found)} benchmarks are ready")

@@ -27,8 +27,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if not self.better + self.worse:
+            return "no difference"
         if self.difference.p >= SURE:
-            return "no difference that chance would not make"
+            return "may be chance"
         return "b is better" if self.difference.mean > 0 else "a is better"
 
 
@@ -62,11 +64,11 @@ def _scored(folder: Path) -> Scored:
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
     """For the terminal."""
-    lines = [f"{'':18} {'a':>8} {'b':>8} {'b - a':>8}  95 % of resamples    p       better/worse"]
+    lines = [f"{'':22} {'a':>8} {'b':>8} {'b - a':>8}  95 % of resamples    p       better/worse"]
     for one in comparisons:
         low, high = one.difference.interval.low, one.difference.interval.high
         lines.append(
-            f"{one.name:18} {one.a:8.2f} {one.b:8.2f} {one.difference.mean:+8.2f}  [{low:+7.2f}, {high:+7.2f}]  "
+            f"{one.name:22} {one.a:8.2f} {one.b:8.2f} {one.difference.mean:+8.2f}  [{low:+7.2f}, {high:+7.2f}]  "
             f"{one.difference.p:6.4f}  {one.better:,}/{one.worse:,}  {one.verdict}"
         )
     return lines

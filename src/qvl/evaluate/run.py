@@ -269,7 +269,13 @@ def scored_folders(out: Path) -> list[Path]:
     """The benchmarks' folders of a run, or the folder itself where it is one. UsageError where there is none."""
     if (out / SETTINGS_NAME).exists():
         return [out]
-    found = sorted(path.parent for path in out.glob(f"*/{SETTINGS_NAME}"))
+    found = [path.parent for path in out.glob(f"*/{SETTINGS_NAME}")]
     if not found:
         raise UsageError(f"{out}: holds no answers of `qvl eval`; give its --out")
-    return found
+    return sorted(found, key=_place)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """In the table's order, few shots before many."""
+    settings = read_settings(folder)
+    return list(BY_NAME).index(settings["benchmark"]), settings["shots"]

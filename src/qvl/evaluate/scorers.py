@@ -32,6 +32,11 @@ _LETTER = re.compile(
 ALL = "all"  # the only stratum of a plain mean
 
 
+def without_tags(text: str) -> str:
+    """What is left of a text without special tokens."""
+    return _TAGS.sub("", text)
+
+
 @dataclass(frozen=True)
 class Record:
     """One answered question. verdicts: of TouchStone's judge, a round each."""
@@ -47,7 +52,7 @@ class Record:
     @property
     def text(self) -> str:
         """The answer as the published code decodes it, without special tokens."""
-        return _TAGS.sub("", self.answer)
+        return without_tags(self.answer)
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,12 @@ def _of_one_length(keys: Ints, texts: Ints, pictures: Ints, total: int) -> Float
     values = counts * (np.log(total) - np.log(np.maximum(1, frequency[number])))
     norms = np.sqrt(np.bincount(text, values**2, size))
     known = number[said] * total + text[said]
-    shared: Floats = np.zeros(len(pictures))
+    shared = np.zeros(len(pictures))
     if len(known):
         # What each reference shares with its prediction: the prediction's value of the same n-gram, at most its own.
         place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         both = known[place] == wanted
         own, other = values[~said][both], values[said][place[both]]
-        shared = np.bincount(text[~said][both] - total, np.minimum(own, other) * own, len(pictures))
+        shared += np.bincount(text[~said][both] - total, np.minimum(own, other) * own, len(pictures))
     scale = norms[:total][pictures] * norms[total:]
     return np.divide(shared, scale, out=np.zeros(len(pictures)), where=scale > 0)

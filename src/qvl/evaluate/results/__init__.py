@@ -15,7 +15,10 @@ from qvl.pages import page
 
 TITLE = "qvl: benchmarks"
 PAGE_NAME, MARKDOWN_NAME, JSON_NAME = "results.html", "results.md", "results.json"
-_STYLE = "body { max-width: 1280px } .wide { overflow-x: auto } .figures svg { max-width: 100%; height: auto }"
+_STYLE = """
+body { max-width: 1280px } .wide { overflow-x: auto } .figures svg { max-width: 100%; height: auto }
+.wide td:nth-child(2) { min-width: 11em }
+"""
 
 
 def write_results(folders: Sequence[Path]) -> list[Path]:

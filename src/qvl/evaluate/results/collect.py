@@ -53,9 +53,8 @@ class Run:
 def collect(path: Path) -> Run:
     """A run, scored anew from its predictions. UsageError where the folder holds none."""
     results = {folder.name: _result(folder) for folder in scored_folders(path)}
-    ordered = dict(sorted(results.items(), key=lambda item: _place(item[1])))
-    models = dict.fromkeys(result.settings["model"] for result in ordered.values())
-    return Run(path, "; ".join(models), ordered)
+    models = dict.fromkeys(result.settings["model"] for result in results.values())
+    return Run(path, "; ".join(models), results)
 
 
 def _result(folder: Path) -> Result:
@@ -64,10 +63,6 @@ def _result(folder: Path) -> Result:
     records = read_records(folder / PREDICTIONS_NAME)
     scored = None if benchmark.metric in SUBMISSIONS else score_records(benchmark, records, folder)
     return Result(folder.name, benchmark, settings, scores, records, scored)
-
-
-def _place(result: Result) -> tuple[int, int]:
-    return list(BY_NAME).index(result.benchmark.name), result.settings["shots"]
 
 
 def tables(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from qvl.evaluate.metrics.referring import answered_box
 from qvl.evaluate.results.collect import Result
 from qvl.evaluate.rows import Row
 from qvl.evaluate.run import read_rows
-from qvl.evaluate.scorers import Record
+from qvl.evaluate.scorers import Record, without_tags
 from qvl.pages import picture_html, polygons
 from qvl.text.markup import Content, box_from_pixels, from_json, parse_markup, plain_text
 
@@ -83,7 +83,7 @@ def _figure(row: Row, record: Record, kind: str) -> str:
         )
         for i, picture in enumerate(row.pictures)
     ]
-    question = record.question.replace("<img></img>", "").strip()
+    question = without_tags(record.question).strip()
     answer = record.text.strip() or "(nothing)"
     return (
         f"<figure>{''.join(pictures)}<figcaption>{_cut(question)}"

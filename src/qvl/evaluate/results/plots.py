@@ -23,31 +23,33 @@ def require_matplotlib() -> None:
 
 
 def radar(runs: Sequence[Run]) -> str:
-    """Every benchmark an axis from 0 to a little beyond the best score on it; "" where there are too few."""
+    """Every benchmark of the paper an axis, from 0 to a little beyond the best score; "" where they are too few."""
     names = [
         name
         for group in tables(runs).values()
         for name in group
         if all(name in run.results and "score" in run.results[name].scores for run in runs)
+        and benchmark_of(runs, name).source.own is False
     ]
     if len(names) < MIN_AXES:
         return ""
-    lines = [(str(run.path), [run.results[name].scores["score"] for name in names]) for run in runs]
+    lines = [(run.path.name, [run.results[name].scores["score"] for name in names]) for run in runs]
     for model in ("Qwen-VL", "Qwen-VL-Chat"):
         published = [benchmark_of(runs, name).published.get(model, math.nan) for name in names]
         if not all(map(math.isnan, published)):
             lines.append((f"{model}, published", published))
-    best = [max(value for _, values in lines if not math.isnan(value := values[i])) or 1.0 for i in range(len(names))]
-    figure = _figure(7.5, 6.0)
+    best = [max(value for _, values in lines if not math.isnan(value := values[i])) for i in range(len(names))]
+    figure = _figure(8.5, 7.0)
     axes = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * i / len(names) for i in range(len(names))]
     for (label, values), colour in zip(lines, _colours(len(runs), len(lines)), strict=True):
-        points = [value / (most * AXIS) for value, most in zip(values, best, strict=True)]
+        points = [value / (most * AXIS or 1.0) for value, most in zip(values, best, strict=True)]
         style = "--" if colour == PUBLISHED_COLOUR else "-"
         axes.plot(
             [*angles, angles[0]], [*points, points[0]], style, color=colour, label=label, marker="o", markersize=3
         )
     axes.set_xticks(angles, [f"{name}\n{most:.1f}" for name, most in zip(names, best, strict=True)], fontsize=8)
+    axes.tick_params(axis="x", pad=16)
     axes.set_yticks([0.25, 0.5, 0.75], [""] * 3)
     axes.set_ylim(0, 1)
     figure.legend(loc="lower left", fontsize=8, frameon=False)
@@ -60,7 +62,7 @@ def _colours(runs: int, lines: int) -> list[str]:
 
 def few_shot_curves(runs: Sequence[Run]) -> str:
     """A panel for each benchmark that was asked with several numbers of shots; "" without one."""
-    curves = {str(run.path): few_shot(run) for run in runs}
+    curves = {run.path.name: few_shot(run) for run in runs}
     names = list(dict.fromkeys(name for found in curves.values() for name in found))
     if not names:
         return ""

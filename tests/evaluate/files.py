@@ -42,8 +42,12 @@ def write_all(root: Path) -> None:
 
 
 def captions(root: Path) -> None:
-    told = {1: ["a red bus on a street", "the red bus waits"], 2: ["two dogs run over grass", "dogs in a field"]}
-    told[3] = ["a man rides a white horse", "a rider on a horse"]
+    # No two captions share a word: one said again is wholly like itself and not at all like the others.
+    told = {1: ["a red bus waits here", "some people board their coach"]}
+    told |= {
+        2: ["two dogs run over grass", "puppies play in fields"],
+        3: ["the man rides white horses", "every cowboy has spurs"],
+    }
     images = [{"id": i, "file_name": f"{i}.jpg", "open_images_id": f"x{i}", "domain": "in-domain"} for i in told]
     annotations = [
         {"id": 10 * i + n, "image_id": i, "caption": c} for i, said in told.items() for n, c in enumerate(said)
@@ -307,7 +311,11 @@ VQA = Case(("dog", "Cat.", "", "a bird"), 50.0, 1)  # right, wrong, nothing, rig
 BOXES = Case((f"{RIGHT_BOX}</box>", "(500,500),(900,900)", "over there"), 100 / 3, 1)
 _YES_NO = ("Yes", "No", "yes, it is", "I think no")  # both right; one right, one that is neither
 EXAM = ("A", "A", "B", "")  # the one question of the first subject is right, one of three of the second
+# like one of two references: 10 (1 + 0) / 2 of 10, times 100; other words; nothing
+CAPTIONS = Case(("A red bus waits here.", "seven cats sleep below", ""), 500 / 3, 1)
 CASES = {
+    "nocaps": CAPTIONS,
+    "flickr30k": CAPTIONS,
     "vqav2": VQA,
     "okvqa": VQA,
     "vizwiz": Case(("Soup", "can of soup", ""), 100 / 3, 1),

@@ -147,8 +147,8 @@ def test_touchstone_is_judged_once(checkpoint_dir: Path, tmp_path: Path, capsys:
 
     with serving(lambda request: "a green square") as url, serving(judge) as judge_url:
         server = ["--server", url, "--workers", "1"]
-        assert main(["eval", "touchstone-en", *server, *flags]) == 2
-        assert "4 rounds are not judged; name a judge: --judge URL" in capsys.readouterr().err
+        assert main(["eval", "touchstone-en", *server, *flags]) == 0
+        assert "2 questions; waits for a judge: give --judge URL" in capsys.readouterr().out
         assert main(["eval", "touchstone-en", *server, *flags, "--judge", judge_url]) == 0
         # the model's score is the second number of first rounds, the first of second ones
         assert "600.00" in capsys.readouterr().out

@@ -145,8 +145,8 @@ def score_line(name: str, scores: dict[str, Any]) -> str:
     """A benchmark's score for the terminal, with how sure it is and what could not be read."""
     part = "" if scores["questions"] == scores["of"] else f" of {scores['of']:,}, a part"
     asked = f"{scores['questions']:,} questions{part}"
-    if "submission" in scores:
-        return f"{name:22} {asked}; the server scores {scores['submission']}"
+    if "waits" in scores:
+        return f"{name:22} {asked}; waits {scores['waits']}"
     low, high = scores["interval"]
     unread = f", {scores['unparsed']:,} unreadable" if scores["unparsed"] else ""
     return f"{name:22} {scores['score']:8.2f} [{low:.2f}, {high:.2f}] {scores['metric']}; {asked}{unread}"

@@ -8,7 +8,7 @@ from qvl.errors import DataError, UsageError
 from qvl.evaluate.benchmarks import BY_NAME
 from qvl.evaluate.predictions import PREDICTIONS_NAME, read_records
 from qvl.evaluate.run import read_settings, score_records, scored_folders
-from qvl.evaluate.scorers import SUBMISSIONS, Scored
+from qvl.evaluate.scorers import Scored
 from qvl.evaluate.uncertainty import Difference, paired
 
 SURE = 0.05  # p below which a difference is called one
@@ -38,14 +38,16 @@ def compare(a: Path, b: Path) -> list[Comparison]:
     """Every benchmark that both runs have. UsageError where there is none."""
     theirs = {folder.name: folder for folder in scored_folders(b)}
     pairs = [(folder, theirs[folder.name]) for folder in scored_folders(a) if folder.name in theirs]
-    pairs = [pair for pair in pairs if BY_NAME[read_settings(pair[0])["benchmark"]].metric not in SUBMISSIONS]
-    if not pairs:
+    found = [one for pair in pairs if (one := _compare_one(*pair)) is not None]
+    if not found:
         raise UsageError(f"{a} and {b} have no scored benchmark in common")
-    return [_compare_one(*pair) for pair in pairs]
+    return found
 
 
-def _compare_one(a: Path, b: Path) -> Comparison:
-    first, second = (_scored(folder) for folder in (a, b))
+def _compare_one(a: Path, b: Path) -> Comparison | None:
+    first, second = _scored(a), _scored(b)
+    if first is None or second is None:
+        return None
     if first.units != second.units:
         raise DataError(
             f"{a} and {b}: not the same questions ({len(first.units):,} and {len(second.units):,} scored); answer the "
@@ -57,7 +59,7 @@ def _compare_one(a: Path, b: Path) -> Comparison:
     return Comparison(a.name, first.score, second.score, difference, better, worse)
 
 
-def _scored(folder: Path) -> Scored:
+def _scored(folder: Path) -> Scored | None:
     benchmark = BY_NAME[read_settings(folder)["benchmark"]]
     return score_records(benchmark, read_records(folder / PREDICTIONS_NAME), folder)
 

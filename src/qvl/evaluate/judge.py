@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from qvl.errors import UsageError
 from qvl.evaluate.endpoint import Message, Server
 from qvl.evaluate.metrics.touchstone import ROUNDS, Verdict, until_readable
 from qvl.evaluate.scorers import Record
@@ -82,12 +81,12 @@ def read_judgements(folder: Path) -> dict[tuple[str, int], Verdict | None]:
     return found
 
 
-def with_verdicts(records: Sequence[Record], folder: Path) -> list[Record]:
-    """The answers with what the judge said. UsageError where it has not been asked about all of them."""
+def with_verdicts(records: Sequence[Record], folder: Path) -> list[Record] | None:
+    """The answers with what the judge said; None where it has not been asked about all of them."""
     known = read_judgements(folder)
     keys = [[(record.id, number) for number in range(1, ROUNDS + 1)] for record in records]
-    if missing := sum(key not in known for pair in keys for key in pair):
-        raise UsageError(f"{folder}: {missing} rounds are not judged; name a judge: --judge URL --judge-model MODEL")
+    if any(key not in known for pair in keys for key in pair):
+        return None
     return [
         replace(record, verdicts=tuple(known[key] for key in pair)) for record, pair in zip(records, keys, strict=True)
     ]

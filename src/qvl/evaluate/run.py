@@ -227,7 +227,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def rescore(folder: Path) -> dict[str, Any]:
-    """The scores of a folder's predictions, from nothing but them; written to scores.json."""
+    """The scores of a folder's predictions, from nothing but them, or what they wait for; written to scores.json."""
     settings = read_settings(folder)
     benchmark = BY_NAME[settings["benchmark"]]
     records = read_records(folder / PREDICTIONS_NAME)
@@ -235,22 +235,27 @@ def rescore(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder / PREDICTIONS_NAME}: {len(records):,} answers, but {settings['questions']:,} questions were asked"
         )
+    scores: dict[str, Any] = {}
     if benchmark.metric in SUBMISSIONS:
         submission = SUBMISSIONS[benchmark.metric](records)
         write_text(folder / SUBMISSION_NAME, json.dumps(submission, ensure_ascii=False) + "\n")
-        scores: dict[str, Any] = {"submission": str(folder / SUBMISSION_NAME)}
+        scores["waits"] = f"for the server; hand in {folder / SUBMISSION_NAME}"
+    elif (scored := score_records(benchmark, records, folder)) is None:
+        scores["waits"] = "for a judge: give --judge URL --judge-model MODEL"
     else:
-        scores = score_values(score_records(benchmark, records, folder))
+        scores = score_values(scored)
     shown = {"benchmark": benchmark.name, "metric": METRIC_NAMES.get(benchmark.metric, "the server's"), **scores}
     shown |= {"questions": settings["questions"], "of": settings["of"]}
     write_text(folder / SCORES_NAME, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
     return shown
 
 
-def score_records(benchmark: Benchmark, records: Sequence[Record], folder: Path) -> Scored:
-    """Each answer's value."""
+def score_records(benchmark: Benchmark, records: Sequence[Record], folder: Path) -> Scored | None:
+    """Each answer's value; None where a server or a judge has still to score."""
+    if benchmark.metric in SUBMISSIONS:
+        return None
     judged = with_verdicts(records, folder) if benchmark.metric == "touchstone" else records
-    return SCORERS[benchmark.metric](judged)
+    return None if judged is None else SCORERS[benchmark.metric](judged)
 
 
 def score_values(scored: Scored) -> dict[str, Any]:

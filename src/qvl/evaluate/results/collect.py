@@ -8,7 +8,7 @@ from typing import Any
 from qvl.evaluate.benchmarks import BY_NAME, Benchmark
 from qvl.evaluate.predictions import PREDICTIONS_NAME, read_records
 from qvl.evaluate.run import read_settings, rescore, score_records, scored_folders
-from qvl.evaluate.scorers import SUBMISSIONS, Record, Scored
+from qvl.evaluate.scorers import Record, Scored
 
 # The paper's tables, by the beginnings of benchmarks' names.
 TABLES = {
@@ -31,7 +31,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark of a run. scored: None where a server keeps the truth."""
+    """One benchmark of a run. scored: None where a server or a judge has still to score."""
 
     name: str  # of its folder
     benchmark: Benchmark
@@ -61,8 +61,7 @@ def _result(folder: Path) -> Result:
     settings, scores = read_settings(folder), rescore(folder)
     benchmark = BY_NAME[settings["benchmark"]]
     records = read_records(folder / PREDICTIONS_NAME)
-    scored = None if benchmark.metric in SUBMISSIONS else score_records(benchmark, records, folder)
-    return Result(folder.name, benchmark, settings, scores, records, scored)
+    return Result(folder.name, benchmark, settings, scores, records, score_records(benchmark, records, folder))
 
 
 def tables(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -50,7 +50,7 @@ def _cells(result: Result | None) -> list[str]:
     asked, of = result.scores["questions"], result.scores["of"]
     questions = f"{asked:,}" if asked == of else f"{asked:,} of {of:,}"
     if "score" not in result.scores:
-        return ["to submit", "", questions, ""]
+        return ["waits", "", questions, ""]
     low, high = result.scores["interval"]
     return [_number(result.scores["score"]), f"{low:.1f}–{high:.1f}", questions, f"{result.scores['unparsed']:,}"]
 

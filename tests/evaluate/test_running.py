@@ -194,3 +194,13 @@ def test_one_question_twice_or_a_missing_picture_ends_it(
     shown = capsys.readouterr().out
     assert "1 pictures are not in" in shown
     assert "1 of 2 benchmarks are ready" in shown
+
+
+def test_a_prompt_too_long_keeps_its_end(data: Path, checkpoint_dir: Path) -> None:
+    """MMLU: of more than 2048 tokens the last 2047, of 2048 all."""
+    loaded = qvl.load(checkpoint_dir)
+    model = LocalModel(loaded.model, loaded.tokenizer)
+    [item, *_], _ = read_items(BY_NAME["mmlu"], data, Asked())
+    whole = model._prompt(item, None)
+    assert model._prompt(item, len(whole) - 1) == whole
+    assert model._prompt(item, len(whole) - 2) == whole[2:]

@@ -144,3 +144,14 @@ def test_stream_gives_what_generate_gives(model: QwenVL, sampling: SamplingConfi
 def test_nothing_is_generated_when_the_first_token_stops(model: QwenVL) -> None:
     first = GREEDY["new_tokens"][0]
     assert generate(model, GREEDY["input_ids"], pixels_of(GREEDY), max_new_tokens=5, stop_ids={first}) == [[]]
+
+
+def test_the_first_tokens_never_end_the_answer(model: QwenVL) -> None:
+    """As the published scripts ask for captions of at least so many tokens: until then the next best token is taken."""
+    prompt, pixels = GREEDY["input_ids"], pixels_of(GREEDY)
+    free = generate(model, prompt, pixels, max_new_tokens=8, stop_ids=set())[0]
+    stops = {free[0], free[3]}
+    assert generate(model, prompt, pixels, max_new_tokens=8, stop_ids=stops)[0] == []
+    [held] = generate(model, prompt, pixels, max_new_tokens=8, min_new_tokens=4, stop_ids=stops)
+    assert len(held) >= 4
+    assert not stops & set(held)

@@ -58,9 +58,9 @@ class LocalModel:
 
         DataError for a picture that can't be read, naming the question.
         """
-        prompts = [self._prompt(item, keep_last) for item in items]
-        order = sorted(range(len(items)), key=lambda i: (items[i].task, len(items[i].options), len(prompts[i]), i))
-        batches = self._batches(order, prompts, items, decoding.max_new_tokens)
+        lengths = [len(self._prompt(item, keep_last)) for item in items]  # hundreds of thousands need little room
+        order = sorted(range(len(items)), key=lambda i: (items[i].task, len(items[i].options), lengths[i], i))
+        batches = self._batches(order, lengths, items, decoding.max_new_tokens)
         with ThreadPoolExecutor(self.workers) as pool:
             read = [pool.map(self._pixels, [items[i] for i in batch]) for batch in batches[:AHEAD]]
             for place, batch in enumerate(batches):
@@ -68,12 +68,11 @@ class LocalModel:
                     read.append(pool.map(self._pixels, [items[i] for i in batches[place + AHEAD]]))
                 shown = [picture for pictures in read[place] for picture in pictures]
                 read[place] = iter(())
-                asked, ids = [items[i] for i in batch], [prompts[i] for i in batch]
-                yield list(zip(asked, self._answer(asked, ids, shown, decoding), strict=True))
+                asked = [items[i] for i in batch]
+                prompts = [self._prompt(item, keep_last) for item in asked]
+                yield list(zip(asked, self._answer(asked, prompts, shown, decoding), strict=True))
 
-    def _batches(
-        self, order: list[int], prompts: list[list[int]], items: Sequence[Item], new_tokens: int
-    ) -> list[list[int]]:
+    def _batches(self, order: list[int], lengths: list[int], items: Sequence[Item], new_tokens: int) -> list[list[int]]:
         """Prompts of one kind together. Beyond the trained length positions are scaled by the length of the whole
         batch, padding and all: there a prompt is asked alone."""
         room = self.model.config.language.seq_length - new_tokens
@@ -81,7 +80,7 @@ class LocalModel:
         for i in order:
             last = batches[-1] if batches else []
             alike = last and (items[last[0]].task, items[last[0]].options) == (items[i].task, items[i].options)
-            if alike and len(last) < self.batch_size and len(prompts[i]) <= room:
+            if alike and len(last) < self.batch_size and lengths[i] <= room:
                 last.append(i)
             else:
                 batches.append([i])

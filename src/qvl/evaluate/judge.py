@@ -76,7 +76,7 @@ def read_judgements(folder: Path) -> dict[tuple[str, int], Verdict | None]:
     if (whole := content[: content.rfind("\n") + 1]) != content:
         path.write_text(whole, encoding="utf-8")
     found: dict[tuple[str, int], Verdict | None] = {}
-    for line in map(json.loads, whole.splitlines()):
+    for line in map(json.loads, whole.split("\n")[:-1]):
         found[line["id"], line["round"]] = None if line["verdict"] is None else (line["verdict"][0], line["verdict"][1])
     return found
 

@@ -87,7 +87,8 @@ def append(path: Path, batches: Iterable[list[tuple[Item, Reply]]]) -> None:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         for batch in batches:
-            file.write("".join(line_of(item, reply) for item, reply in batch).encode())
+            # "replace": a server's JSON can spell characters that are none
+            file.write("".join(line_of(item, reply) for item, reply in batch).encode("utf-8", "replace"))
             file.flush()
 
 

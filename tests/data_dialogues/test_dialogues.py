@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as PILImage
 
 from qvl.cli import main
-from qvl.data.dialogues.build import Server, build_dialogues
+from qvl.data.chat_server import Server
+from qvl.data.dialogues.build import build_dialogues
 from qvl.data.dialogues.scene import Scene, Thing, scenes
 from qvl.data.dialogues.writer import read_reply, request
 from qvl.data.lint import lint

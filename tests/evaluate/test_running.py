@@ -116,7 +116,7 @@ def test_a_server_that_fails_ends_the_run_with_its_answers_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco_questions(tmp_path)
-    monkeypatch.setattr("qvl.evaluate.endpoint.RETRIES", 0)
+    monkeypatch.setattr("qvl.data.chat_server.RETRIES", 0)
     asked: list[dict[str, object]] = []
 
     def reply(request: dict[str, object]) -> str:

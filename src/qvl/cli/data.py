@@ -243,7 +243,8 @@ def _data_convert(args: argparse.Namespace) -> None:
 def _data_dialogues(args: argparse.Namespace) -> None:
     import os
 
-    from qvl.data.dialogues.build import Server, build_dialogues
+    from qvl.data.chat_server import Server
+    from qvl.data.dialogues.build import build_dialogues
 
     if (args.server is None) != (args.model is None):
         raise UsageError("--server and --model go together")

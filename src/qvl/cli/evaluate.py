@@ -117,10 +117,11 @@ def _answer(args: argparse.Namespace) -> None:
 def _answerer(args: argparse.Namespace, device: str) -> tuple[Any, str]:
     """Who answers, and what its answers are known by."""
     if args.server:
-        from qvl.evaluate.endpoint import Server
+        from qvl.data.chat_server import ChatServer, Server
+        from qvl.evaluate.endpoint import RemoteModel
 
-        key = os.environ.get(args.key_from) or "none"
-        return Server(args.server, args.model, key, args.workers), f"{args.model} at {args.server}"
+        server = Server(args.server, args.model, os.environ.get(args.key_from) or "none", args.workers)
+        return RemoteModel(ChatServer(server)), f"{args.model} at {args.server}"
     from qvl.evaluate.answering import LocalModel, fingerprint
 
     precision = args.precision or ("float32" if device == "cpu" else "bf16")
@@ -134,11 +135,12 @@ def _judge(args: argparse.Namespace) -> Any:
         return None
     from functools import partial
 
-    from qvl.evaluate.endpoint import Server
+    from qvl.data.chat_server import ChatServer, Server
     from qvl.evaluate.judge import DEFAULT_JUDGE, judge
 
     key = os.environ.get(args.key_from) or "none"
-    return partial(judge, server=Server(args.judge, args.judge_model or DEFAULT_JUDGE, key, args.workers))
+    server = Server(args.judge, args.judge_model or DEFAULT_JUDGE, key, args.workers)
+    return partial(judge, chat=ChatServer(server))
 
 
 def score_line(name: str, scores: dict[str, Any]) -> str:

@@ -5,14 +5,13 @@ Source: eval.py of the TouchStone repository, whose wording is kept, since the s
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from qvl.evaluate.endpoint import Message, Server
+from qvl.data.chat_server import ChatServer, Message, ask_all
 from qvl.evaluate.metrics.touchstone import ROUNDS, Verdict, until_readable
 from qvl.evaluate.scorers import Record
 
@@ -46,25 +45,25 @@ def judge_messages(truth: dict[str, Any], answer: str, number: int) -> list[Mess
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "".join(parts)}]
 
 
-def judge(records: Sequence[Record], folder: Path, server: Server) -> None:
+def judge(records: Sequence[Record], folder: Path, chat: ChatServer) -> None:
     """Both rounds of every answer, as JSON lines in the folder; goes on where a killed run was."""
     path = folder / JUDGEMENTS_NAME
     known = read_judgements(folder)
     wanted = [(record, number) for record in records for number in range(1, ROUNDS + 1)]
     wanted = [(record, number) for record, number in wanted if (record.id, number) not in known]
     bar = tqdm(total=len(records) * ROUNDS, initial=len(known), desc="judge", unit="round", dynamic_ncols=True)
-    with ThreadPoolExecutor(server.concurrency) as pool, path.open("a", encoding="utf-8") as file, bar:
-        asked = pool.map(lambda one: _ask(one[0], one[1], server), wanted)
-        for (record, number), (verdict, replies) in zip(wanted, asked, strict=True):
+    with path.open("a", encoding="utf-8") as file, bar:
+        asked = ask_all(wanted, lambda one: _ask(one[0], one[1], chat), chat.server.concurrency)
+        for (record, number), (verdict, replies) in asked:
             line = {"id": record.id, "round": number, "verdict": verdict, "replies": replies}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             bar.update()
 
 
-def _ask(record: Record, number: int, server: Server) -> tuple[Verdict | None, list[str | None]]:
+def _ask(record: Record, number: int, chat: ChatServer) -> tuple[Verdict | None, list[str | None]]:
     messages = judge_messages(record.truth, record.text, number)
-    return until_readable(lambda: server.say(messages, MAX_TOKENS, stop=["\n"]))
+    return until_readable(lambda: chat.say(messages, temperature=0, max_tokens=MAX_TOKENS, stop=["\n"]))
 
 
 def read_judgements(folder: Path) -> dict[tuple[str, int], Verdict | None]:

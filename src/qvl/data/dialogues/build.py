@@ -6,18 +6,16 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from qvl.data.chat_server import ChatServer, RefusedError, Server, ask_all
 from qvl.data.dialogues.scene import Scene, scenes
 from qvl.data.dialogues.templates import localisation_dialogue, together
 from qvl.data.dialogues.writer import read_reply, request
 from qvl.data.sample import Sample, Turn, read_split, replacing_split, write_split
-from qvl.errors import DataError, MissingDependencyError, QvlError, UsageError
+from qvl.errors import DataError
 from qvl.files import write_text
 
 REPLIES_NAME = "replies.jsonl"
@@ -27,17 +25,7 @@ PICTURES = (2, 3)
 SERVER_ERROR = "server error"
 REFUSED = (400, 413, 422)  # the request itself does not suit the server: too long, or filtered
 BUSY = 429
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that speaks OpenAI's chat API, and the model there."""
-
-    url: str
-    model: str
-    key: str = "none"
-    concurrency: int = 8
-    temperature: float = 0.7
+TEMPERATURE = 0.7
 
 
 @dataclass
@@ -116,20 +104,12 @@ def _dialogues(
                 yield Dialogue(scene, turns, "localisation", f"seed {seed}")
 
 
-class _RefusedError(Exception):
-    """No reply to one request, and why; the run goes on."""
-
-
 class _Asker:
     """Asks the server for what replies.jsonl does not hold, some requests at once, and writes each reply down."""
 
     def __init__(self, server: Server, path: Path, report: DialogueReport) -> None:
-        try:
-            self.openai: Any = import_module("openai")
-        except ImportError as error:
-            raise MissingDependencyError("--server needs the openai client: pip install 'qvl[llm]'") from error
+        self.chat = ChatServer(server)
         self.server, self.path, self.report = server, path, report
-        self.client = self.openai.OpenAI(base_url=server.url, api_key=server.key, max_retries=3, timeout=120)
         self.known = _known_replies(path)
 
     def replies(self, batch: list[Scene]) -> list[str | None]:
@@ -138,46 +118,29 @@ class _Asker:
         wanted = [(key, scene) for key, scene in zip(keys, batch, strict=True) if key not in self.known]
         self.report.known += len(batch) - len(wanted)
         self.report.asked += len(wanted)
-        with ThreadPoolExecutor(self.server.concurrency) as pool, self.path.open("a", encoding="utf-8") as file:
-            asked = {pool.submit(self._ask, scene): (key, scene) for key, scene in wanted}
-            failed: QvlError | None = None
-            for future in as_completed(asked):
-                key, scene = asked[future]
-                try:
-                    self.known[key] = future.result()
-                except CancelledError:
+        with self.path.open("a", encoding="utf-8") as file:
+            answered = ask_all(wanted, lambda one: self._ask(one[1]), self.server.concurrency)
+            for (key, scene), reply in answered:
+                if isinstance(reply, RefusedError):
+                    self.report.refused[_reason(reply)] += 1
                     continue
-                except _RefusedError as refused:
-                    self.report.refused[str(refused)] += 1
-                    continue
-                except QvlError as error:  # what was asked already is still written down
-                    failed = failed or error
-                    for other in asked:
-                        other.cancel()
-                    continue
-                row = {"request": key, "scene": scene.key, "reply": self.known[key]}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                self.known[key] = reply
+                file.write(json.dumps({"request": key, "scene": scene.key, "reply": reply}, ensure_ascii=False) + "\n")
                 file.flush()
-        if failed:
-            raise failed
         return [self.known.get(key) for key in keys]
 
-    def _ask(self, scene: Scene) -> str:
-        server = self.server
+    def _ask(self, scene: Scene) -> str | RefusedError:
+        """A reply, or why there is none to this request alone; a refusal that would meet all of them is raised."""
         try:
-            answer = self.client.chat.completions.create(
-                model=server.model, messages=request(scene), temperature=server.temperature
-            )
-        except self.openai.APIConnectionError as error:
-            raise DataError(f"{server.url}: no answer ({error}); give the same command again to go on") from error
-        except self.openai.APIStatusError as error:
-            if error.status_code in REFUSED:
-                raise _RefusedError(f"server refused the request ({error.status_code})") from error
-            if error.status_code == BUSY or error.status_code >= 500:
-                raise _RefusedError(SERVER_ERROR) from error
-            raise UsageError(f"{server.url}: refused the request ({error.status_code}: {error.message})") from error
-        text: str | None = answer.choices[0].message.content if answer.choices else None
-        return text or ""
+            return self.chat.say(request(scene), TEMPERATURE)
+        except RefusedError as refused:
+            if refused.status in REFUSED or refused.status == BUSY or refused.status >= 500:
+                return refused
+            raise
+
+
+def _reason(refused: RefusedError) -> str:
+    return f"server refused the request ({refused.status})" if refused.status in REFUSED else SERVER_ERROR
 
 
 def _known_replies(path: Path) -> dict[str, str]:
@@ -196,7 +159,7 @@ def _known_replies(path: Path) -> dict[str, str]:
 
 
 def _request_key(scene: Scene, server: Server) -> str:
-    content = json.dumps([server.model, server.temperature, scene.key, request(scene)], ensure_ascii=False)
+    content = json.dumps([server.model, TEMPERATURE, scene.key, request(scene)], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -67,7 +67,7 @@ def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pyt
         (["train", PRETRAIN, "--ranks", "0"], 2, "--ranks 0: at least 1"),
         (["train", PRETRAIN, "--device", "gpu"], 2, "--device gpu"),
         (["train", PRETRAIN, "--set", "init_from={}", "--out", "{tmp}"], 4, "world-caption needs it"),
-        (["eval", "world", "--model", "no-model", "--data", "x", "--out", "{tmp}"], 7, "no-model"),
+        (["eval", "world", "--model", "no-model", "--data", "{split}", "--out", "{tmp}"], 7, "no-model"),
         (["eval", "world", "--model", "{model}", "--data", "{tmp}"], 4, "world/test: world-caption needs it"),
         (["eval", "vqav3", "--model", "{model}"], 2, "did you mean vqav2"),
         (["eval", "--model", "{model}"], 2, "name benchmarks"),
@@ -93,9 +93,15 @@ def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pyt
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_every_mistake_is_one_line_and_its_own_exit_code(
-    argv: list[str], code: int, said: str, checkpoint_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    code: int,
+    said: str,
+    checkpoint_dir: Path,
+    split_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"tmp": str(tmp_path), "model": str(checkpoint_dir)}
+    places = {"tmp": str(tmp_path), "model": str(checkpoint_dir), "split": str(split_dir)}
     filled = [part.format(**places) if "{}" not in part else part for part in argv]
     assert main(filled) == code
     error = capsys.readouterr().err.strip().splitlines()

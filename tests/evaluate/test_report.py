@@ -18,6 +18,7 @@ from qvl.evaluate.items import Item
 from qvl.evaluate.predictions import Reply
 from qvl.evaluate.report import read_log, write_report
 from qvl.evaluate.run import evaluate
+from qvl.evaluate.scoring import TASKS
 from qvl.text.markup import Box, to_string
 
 STAGES = ("pretrain", "multitask")
@@ -50,7 +51,7 @@ def run_dir(tmp_path: Path, split_dir: Path) -> Path:
         ]
         (tmp_path / stage / "log.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
         right = {s.id: to_string(s.turns[-1].content) for s in samples} if stage == "multitask" else {}
-        evaluate(members("world"), split_dir, Told(right), "told", folder)
+        assert len(list(evaluate(members("world"), split_dir, Told(right), "told", folder))) == len(TASKS)
     return tmp_path
 
 

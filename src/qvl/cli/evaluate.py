@@ -99,19 +99,20 @@ def _launch(args: argparse.Namespace) -> None:
 
 def _answer(args: argparse.Namespace) -> None:
     from qvl.evaluate.benchmarks import chosen
-    from qvl.evaluate.run import Asked, Share, evaluate
+    from qvl.evaluate.run import Asked, Share, evaluate, existing_files
     from qvl.train.launch import losing_others_is_told
     from qvl.train.ranks import joined
 
     benchmarks, judge = chosen(args.what), _judge(args)
+    for benchmark in benchmarks:  # a file that is missing is said before a model is read, which takes minutes
+        existing_files(benchmark, benchmark.source, args.data)
     with losing_others_is_told(), joined(usable_device(args.device), 1) as (ranks, device):
         answerer, name = _answerer(args, device)
         share = Share(ranks.data_rank, ranks.data_size, lambda: ranks.gather(None))
         for shots in args.shots:
             asked = Asked(args.chat or bool(args.server), shots, args.seed if shots else 0, args.limit)
-            scores = evaluate(benchmarks, args.data, answerer, name, args.out, asked, share, judge)
-            for folder, found in scores.items():
-                print(score_line(folder, found))
+            for folder, found in evaluate(benchmarks, args.data, answerer, name, args.out, asked, share, judge):
+                print(score_line(folder, found), flush=True)
 
 
 def _answerer(args: argparse.Namespace, device: str) -> tuple[Any, str]:

@@ -29,7 +29,8 @@ def evaluate_step(
     out = stage_dir / FOLDER_NAME / STEP_NAME.format(step)
     answerer = LocalModel(model, tokenizer, precision=precision)
     name = f"{stage_dir.name}, step {step}, {precision}"
-    evaluate(chosen(tasks), data, answerer, name, out, Asked(limit=limit), progress=False)
+    for _ in evaluate(chosen(tasks), data, answerer, name, out, Asked(limit=limit), progress=False):
+        pass  # scored and written
 
 
 def curves(stage_dir: Path) -> Curves:

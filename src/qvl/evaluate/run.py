@@ -64,6 +64,9 @@ class Share:
     wait: Callable[[], Any] = lambda: None
 
 
+AS_PUBLISHED, ALONE = Asked(), Share()
+
+
 def source_files(source: Source, data: Path) -> list[Path]:
     """Where a benchmark's files are in the user's folder."""
     if source.own and any(data.glob("*.parquet")):
@@ -71,14 +74,20 @@ def source_files(source: Source, data: Path) -> list[Path]:
     return [data / name for name in source.files]
 
 
-def read_rows(benchmark: Benchmark, source: Source, data: Path) -> list[Row]:
-    """The questions of a source, all of them and all with their pictures. DataError names what is missing or wrong."""
+def existing_files(benchmark: Benchmark, source: Source, data: Path) -> list[Path]:
+    """The same. DataError names the first that is not there, and who gives it."""
     files = source_files(source, data)
     for path in files:
         if not path.exists():
             raise DataError(f"{path}: {benchmark.name} needs it; get it from {source.origin}")
     if source.own:
         shard_paths(files[0])
+    return files
+
+
+def read_rows(benchmark: Benchmark, source: Source, data: Path) -> list[Row]:
+    """The questions of a source, all of them and all with their pictures. DataError names what is missing or wrong."""
+    files = existing_files(benchmark, source, data)
     rows = source.read(files, data / source.images)
     if rows or not source.own:
         check_rows(rows, files[0])
@@ -118,15 +127,17 @@ def evaluate(
     answerer: Answerer,
     model_name: str,
     out: Path,
-    asked: Asked = Asked(),  # noqa: B008: frozen
-    share: Share = Share(),  # noqa: B008: frozen
+    asked: Asked = AS_PUBLISHED,
+    share: Share = ALONE,
     judge: Callable[[Sequence[Record], Path], None] | None = None,
     progress: bool = True,
-) -> dict[str, dict[str, Any]]:
-    """Ask every benchmark's questions and score the answers; scores by their folder's name, on the first process.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ask every benchmark's questions and score the answers; on the first process a folder's name and its scores, as
+    they come.
 
     model_name says whose answers they are: a folder goes on only with the same. All data is read before the first
-    question is asked. judge: asks TouchStone's judge about answers and keeps its verdicts in their folder.
+    question is asked. judge: asks TouchStone's judge about answers and keeps its verdicts in their folder; it comes
+    last, when no process waits for another.
     """
     work = []
     for benchmark in benchmarks:
@@ -141,19 +152,24 @@ def evaluate(
         settings = _settings(benchmark, items, total, model_name, asked)
         claim(folder_of(out, benchmark, asked), settings, data)
     share.wait()
-    scores = {}
+    to_judge = []
     for benchmark, items, _ in work:
         folder = folder_of(out, benchmark, asked)
         if not (folder / PREDICTIONS_NAME).exists():
             _answer_share(benchmark, items, answerer, folder, share, progress and share.rank == 0)
         share.wait()
-        if share.rank == 0:
-            if not (folder / PREDICTIONS_NAME).exists():
-                merge(folder, items)
-            if judge is not None and benchmark.metric == "touchstone":
-                judge(read_records(folder / PREDICTIONS_NAME), folder)
-            scores[folder.name] = rescore(folder)
-    return scores
+        if share.rank > 0:
+            continue
+        if not (folder / PREDICTIONS_NAME).exists():
+            merge(folder, items)
+        if judge is not None and benchmark.metric == "touchstone":
+            to_judge.append(folder)
+        else:
+            yield folder.name, rescore(folder)
+    for folder in to_judge:
+        assert judge is not None
+        judge(read_records(folder / PREDICTIONS_NAME), folder)
+        yield folder.name, rescore(folder)
 
 
 def folder_of(out: Path, benchmark: Benchmark, asked: Asked) -> Path:

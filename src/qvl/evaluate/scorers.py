@@ -55,12 +55,15 @@ class Record:
         return without_tags(self.answer)
 
 
+Unit = tuple[str, int]  # a question's id, and which of its units
+
+
 @dataclass(frozen=True)
 class Scored:
     """values: what each unit (a question, MME's picture, a judge's round) adds, in the score's own measure; the score
     is the sum over strata of weight times mean. unparsed: answers that can't be read, which count as wrong."""
 
-    units: list[str]
+    units: list[Unit]
     values: list[float]
     groups: list[str]
     strata: list[str]
@@ -85,7 +88,8 @@ def _mean(records: Sequence[Record], values: list[float], unparsed: int, **detai
     """The plain mean over questions, in per cent."""
     groups = [record.group for record in records]
     strata = [ALL] * len(records)
-    return Scored([r.id for r in records], [100 * v for v in values], groups, strata, {ALL: 1.0}, unparsed, details)
+    units = [(record.id, 0) for record in records]
+    return Scored(units, [100 * value for value in values], groups, strata, {ALL: 1.0}, unparsed, details)
 
 
 def _mean_of_groups(scored: Scored) -> Scored:
@@ -158,7 +162,7 @@ def _mme(records: Sequence[Record]) -> Scored:
     for name, group in by_subtask.items():
         for first, second in zip(group[::2], group[1::2], strict=True):
             pair = subtask([first.text, second.text], [first.truth, second.truth])
-            units.append(first.id)
+            units.append((first.id, 0))
             values.append(pair.score)
             groups.append(name)
     others = sum(yes_or_no(record.text) == "other" for record in records)
@@ -176,7 +180,7 @@ def _touchstone(records: Sequence[Record]) -> Scored:
             if value is None:
                 left_out += 1
                 continue
-            units.append(f"{record.id}/{number}")
+            units.append((record.id, number))
             values.append(100 * value)
             for name in categories(record.group):
                 by_category[name].append(100 * value)

@@ -23,7 +23,8 @@ def evaluate_world(
 ) -> Scores:
     """Answer at most `limit` samples of each task and language, into OUT/world-TASK."""
     answerer = LocalModel(model, tokenizer, BATCH_SIZE, precision="bf16")
-    evaluate(members("world"), data, answerer, model_name, out, Asked(limit=limit))
+    for _ in evaluate(members("world"), data, answerer, model_name, out, Asked(limit=limit)):
+        pass  # scored and written
     return world_scores(out)
 
 

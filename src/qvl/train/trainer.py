@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -43,8 +44,13 @@ from qvl.train.trained import table, what_trains
 RECIPE_NAME = "recipe.json"
 BEST_NAME = "best"  # the result so far, where samples are held out
 SHARDS_NAME = "shards.txt"  # the fingerprint of what the stage reads
-# Runs a recipe's benchmarks on whole weights: (recipe, steps done, model, tokenizer, the run's folder).
-Benchmarks = Callable[[Recipe, int, QwenVL, Tokenizer, Path], None]
+Watcher = Callable[[int, QwenVL], None]  # called with the steps done and the model
+
+
+class Benchmarks(Protocol):
+    """Asks a recipe's benchmarks of whole weights."""
+
+    def __call__(self, recipe: Recipe, step: int, model: QwenVL, tokenizer: Tokenizer, run_dir: Path) -> None: ...
 
 
 def run_recipe(
@@ -106,31 +112,44 @@ def run_recipe(
             save_result(gathered, folder, recipe, out, tokenizer)
         ranks.gather(None)  # the first rank has written it
 
-    def benchmark(step: int, model: QwenVL) -> None:
-        assert recipe.evaluate is not None
-        assert benchmarks is not None
-        if step % recipe.evaluate.every and step != recipe.steps:
-            return
-        if (gathered := whole(model)) is not None:
-            gathered.eval()
-            benchmarks(recipe, step, gathered, tokenizer, out)
-        model.train()
-        ranks.gather(None)  # the others have waited for the first
-
-    watchers: list[Callable[[int, QwenVL], None]] = [benchmark] if recipe.evaluate and benchmarks else []
-    if not held_out:
-        train(model, head, loader, recipe, stage_dir, device, ranks, log_to, watchers)
+    watchers: list[Watcher] = []
+    best = None
+    if held_out:
+        keep = partial(save, folder=stage_dir / BEST_NAME)
+        best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, keep, ranks)
+        watchers.append(best.after_step)
+    if recipe.evaluate and benchmarks:
+        ask = partial(benchmarks, recipe, tokenizer=tokenizer, run_dir=out)
+        watchers.append(partial(_ask_benchmarks, ask, whole, recipe, ranks))
+    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, watchers)
+    if best is None:
         save(model, result)
         return stage_dir
-    keep = partial(save, folder=stage_dir / BEST_NAME)
-    best = KeepBest(stage_dir, recipe, held_out, tokenizer, device, keep, ranks)
-    train(model, head, loader, recipe, stage_dir, device, ranks, log_to, [best.after_step, *watchers])
     if ranks.is_first:
         os.replace(stage_dir / BEST_NAME, result)
         step, loss = best.best
         print(f"{recipe.name}: held-out loss {best.losses[0]:.4f} at first, {loss:.4f} after step {step}: that is kept")
     ranks.gather(None)
     return stage_dir
+
+
+def _ask_benchmarks(
+    ask: Callable[[int, QwenVL], None],
+    whole: Callable[[QwenVL], QwenVL | None],
+    recipe: Recipe,
+    ranks: Ranks,
+    step: int,
+    model: QwenVL,
+) -> None:
+    """A watcher: the recipe's benchmarks when they are due, on the first rank, for which the others wait."""
+    assert recipe.evaluate is not None
+    if step % recipe.evaluate.every and step != recipe.steps:
+        return
+    if (gathered := whole(model)) is not None:
+        gathered.eval()
+        ask(step, gathered)
+    model.train()
+    ranks.gather(None)
 
 
 def _as_json(recipe: Recipe) -> str:
@@ -194,11 +213,11 @@ def train(
     device: str,
     ranks: Ranks = ALONE,
     log_to: Sequence[str] = (),
-    watchers: Sequence[Callable[[int, QwenVL], None]] = (),
+    watchers: Sequence[Watcher] = (),
 ) -> None:
     """The loop: accumulate, clip, step, log, save. Bit-exact on resume on one rank and the CPU.
 
-    watchers: called with the number of steps done and the model, before the first one too. Raises TrainingError when
+    watchers are called before the first step too. Raises TrainingError when
     step after step has to be skipped.
     """
     torch.manual_seed(recipe.seed + ranks.data_rank)  # dropout, where there is any

@@ -102,7 +102,7 @@ def by_language(result: Result) -> dict[str, float]:
         return {only.pop(): result.scored.score}
     values: dict[str, list[float]] = {}
     for unit, value in zip(result.scored.units, result.scored.values, strict=True):
-        values.setdefault(languages[unit], []).append(value)
+        values.setdefault(languages[unit[0]], []).append(value)
     return {language: sum(found) / len(found) for language, found in sorted(values.items())}
 
 

@@ -58,9 +58,7 @@ def _figures(result: Result) -> str:
 def _choose(result: Result) -> dict[str, list[Record]]:
     """The best and the worst by value, equals in the order of a hash of their ids."""
     assert result.scored is not None
-    values = {
-        unit.partition("/")[0]: value for unit, value in zip(result.scored.units, result.scored.values, strict=True)
-    }
+    values = {unit[0]: value for unit, value in zip(result.scored.units, result.scored.values, strict=True)}
     known = [record for record in result.records if record.id in values]
     lot = {record.id: hashlib.sha256(record.id.encode()).digest() for record in known}
     best = sorted(known, key=lambda record: (-values[record.id], lot[record.id]))

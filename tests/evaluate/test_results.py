@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluate.files import BOXES, CASES, write_all
 from qvl.cli import main
+from qvl.data.sample import read_split, write_shard
 from qvl.evaluate.compare import compare
 from qvl.evaluate.results.collect import by_language, collect
 from qvl.evaluate.run import rescore
@@ -95,3 +97,12 @@ def test_languages_are_told_apart(runs: tuple[Path, Path], checkpoint_dir: Path,
     out = runs[0].parent / "world"
     assert main(["eval", "world-vqa", "--model", str(checkpoint_dir), "--data", str(split_dir), "--out", str(out)]) == 0
     assert set(by_language(collect(out).results["world-vqa"])) == {"en", "zh"}
+
+
+def test_samples_are_found_by_whatever_ids_they_have(checkpoint_dir: Path, split_dir: Path, tmp_path: Path) -> None:
+    own = [replace(sample, id=f"mine/{sample.id}") for sample in read_split(split_dir) if sample.task == "vqa"]
+    write_shard(own, tmp_path / "data" / "own.parquet")
+    flags = ["--model", str(checkpoint_dir), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(["eval", "world-vqa", *flags]) == 0
+    assert main(["eval", "report", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "results.html").read_text(encoding="utf-8").count("<figure>") == len(own)

@@ -13,15 +13,16 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from qvl.generate.engine import Engine
+from qvl.generate.prepare import prepare
 from qvl.generate.request import Request
 from qvl.model.config import LanguageConfig, QwenVLConfig, VisionConfig
-from qvl.model.packed import pack_matrices
 from qvl.model.qwen_vl import QwenVL
 
 SIZES = {  # 40M: in the caches for a part; 740M: well beyond them
@@ -66,9 +67,10 @@ def compare(size: str, dtype: torch.dtype, bandwidth: float) -> None:
     }
     for rows, works in batches.items():
         wanted = sum(one.tokens for one in works)
+        turns = {"transformers": partial(by_transformers, theirs), "qvl": partial(by_qvl, ours)}
         answers, seconds = {}, {}
-        for name, run in (("transformers", lambda: by_transformers(theirs, works, rows)), ("qvl", lambda: by_qvl(ours, works, rows))):  # noqa: B023, E501
-            answers[name], seconds[name] = best(run, 2 if rows == ROWS else 3)
+        for name, run in turns.items():
+            answers[name], seconds[name] = best(partial(run, works, rows), 2 if rows == ROWS else 3)
         ratio = seconds["transformers"] / seconds["qvl"]
         same = sum(a == b for a, b in zip(answers["qvl"], answers["transformers"], strict=True))
         line = f"  batch {rows:2}: qvl {wanted / seconds['qvl']:7.1f} tokens/s, transformers "
@@ -77,7 +79,9 @@ def compare(size: str, dtype: torch.dtype, bandwidth: float) -> None:
     [one] = batches[1]
     token = decoding_time(ours, one)
     reached = (matrices + cached_bytes(config, len(one.ids) + one.tokens // 2)) / token
-    print(f"  one token of batch 1: {token * 1e3:.2f} ms, {reached / 1e9:.1f} GB/s: {reached / bandwidth:.0%} of a copy's")
+    print(
+        f"  one token of batch 1: {token * 1e3:.2f} ms, {reached / 1e9:.1f} GB/s: {reached / bandwidth:.0%} of a copy's"
+    )
 
 
 def peers(config: LanguageConfig, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, QwenVL]:
@@ -124,7 +128,7 @@ def peers(config: LanguageConfig, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM,
         state[f"{name}.weight"].copy_(layer.weight)
     theirs.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
     theirs, ours = theirs.to(dtype), ours.to(dtype)
-    pack_matrices(ours)
+    prepare(ours)
     return theirs, ours
 
 

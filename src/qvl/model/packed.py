@@ -1,7 +1,7 @@
 """Matrices as the CPU's kernels read them, for inference.
 
-A product with a plain matrix lays it out anew every time, or reads it with strides: for a single row of input that takes
-one and a half to three times as long as reading the matrix from memory. oneDNN's own layout is written once here.
+A product with a plain matrix lays it out anew every time, or reads it with strides: for a few rows of input that takes
+up to three times as long as reading the matrix from memory. oneDNN's own layout is written once here.
 """
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qvl.model.qwen_vl import QwenVL
 
-LEAST_ROWS = 4  # fewer take oneDNN longer than four
+LEAST_ROWS = 4  # fewer take oneDNN longer than four, where the matrix comes from memory
+LEAST_BYTES = 2**23  # smaller ones are taken to stay in the caches
 EXPECTED_ROWS = 16  # for which it chooses the layout
 
 
@@ -21,7 +22,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         weight = layer.weight.detach().contiguous()
-        self.dtype = weight.dtype
+        self.dtype, self.is_large = weight.dtype, weight.nbytes > LEAST_BYTES
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, EXPECTED_ROWS)
         self.bias = None if layer.bias is None else layer.bias.detach()
 
@@ -33,7 +34,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         rows = x.reshape(-1, self.in_features).to(self.dtype)
         count = len(rows)
-        if count < LEAST_ROWS:
+        if count < LEAST_ROWS and self.is_large:
             rows = F.pad(rows, (0, 0, 0, LEAST_ROWS - count))
         product = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
         return product[:count].view(*x.shape[:-1], self.out_features)
@@ -48,13 +49,3 @@ def can_pack(model: QwenVL) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-
-
-def pack_matrices(model: QwenVL) -> None:
-    """Every linear layer of the vision encoder and the language model, in place; nothing where it can't be done."""
-    if not can_pack(model):
-        return
-    for part in (model.vision, model.language):
-        for name, layer in list(part.named_modules()):
-            if type(layer) is nn.Linear:
-                part.set_submodule(name, PackedLinear(layer))

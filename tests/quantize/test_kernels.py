@@ -1,0 +1,69 @@
+"""The fast Int4 products against the matrix that they stand for."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qvl.quantize import kernels
+from qvl.quantize.gptq import GPTQLinear
+from qvl.quantize.kernels import Int4Linear, kernel_for
+
+pytestmark = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 products"
+)
+
+
+def layer(out_features: int, in_features: int, bias: bool = True, ordered: bool = True) -> GPTQLinear:
+    torch.manual_seed(out_features)
+    made = GPTQLinear.from_linear(nn.Linear(in_features, out_features, bias))
+    if not ordered:
+        made.g_idx = made.g_idx[torch.randperm(in_features)]
+    return made
+
+
+def expected(gptq: GPTQLinear, x: Tensor) -> Tensor:
+    exact = x.to(torch.bfloat16).double() @ gptq.matrix(torch.float32).double().t()
+    return exact if gptq.bias is None else exact + gptq.bias.detach().double()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 130])
+@pytest.mark.parametrize(
+    "shape",
+    [(192, 256), (64, 704), (8, 128), (40, 64), (768, 256)],
+    ids=["plain", "short group", "8", "padded", "wide"],
+)
+def test_products_are_the_matrixs(shape: tuple[int, int], rows: int) -> None:
+    """Rounding scales and the result to bfloat16 moves each by 2 ** -9 of it."""
+    gptq = layer(*shape)
+    x = torch.randn(rows, shape[1])
+    with torch.inference_mode():
+        found = Int4Linear(gptq)(x)
+    wanted = expected(gptq, x)
+    assert found.dtype == torch.float32
+    assert float((found - wanted).abs().max()) < 0.01 * float(wanted.abs().max())
+
+
+def test_columns_in_another_order() -> None:
+    gptq = layer(64, 256, bias=False, ordered=False)
+    x = torch.randn(2, 3, 256)
+    with torch.inference_mode():
+        found = Int4Linear(gptq)(x)
+    assert found.shape == (2, 3, 64)
+    assert float((found - expected(gptq, x)).abs().max()) < 0.02
+
+
+def test_unpacked_blocks_give_what_the_kernel_gives() -> None:
+    """Many rows take another way where the kernel's layout is the known one."""
+    fast = Int4Linear(layer(64 * 19, 384, bias=False))
+    x = torch.randn(128, 384).to(torch.bfloat16)
+    if not kernels._layout_is_known():
+        pytest.skip("another layout on this CPU")
+    with torch.inference_mode():
+        one = kernels._by_blocks(x, fast.packed, fast.scales_and_zeros, 128)
+        other = torch.ops.aten._weight_int4pack_mm_for_cpu(x, fast.packed, 128, fast.scales_and_zeros)
+    assert float((one - other).float().abs().max()) < 0.02
+
+
+def test_group_sizes_that_no_kernel_knows() -> None:
+    assert kernel_for(GPTQLinear.from_linear(nn.Linear(96, 64), group_size=48)) is None
+    assert kernel_for(layer(64, 128)) == "torch int4pack for the CPU"

@@ -24,6 +24,7 @@ from qvl.generate.prepare import prepare
 from qvl.generate.request import Request
 from qvl.model.config import LanguageConfig, QwenVLConfig, VisionConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.quantize.layout import to_int4
 
 SIZES = {  # 40M: in the caches for a part; 740M: well beyond them
     "small": LanguageConfig(8192, 512, 8, 8, 2 * 1376),
@@ -51,6 +52,7 @@ def main() -> None:
     for size in args.sizes:
         for kind in args.types:
             compare(size, getattr(torch, kind), bandwidth)
+    int4_beside_bfloat16("large", bandwidth)
 
 
 @torch.inference_mode()
@@ -82,6 +84,37 @@ def compare(size: str, dtype: torch.dtype, bandwidth: float) -> None:
     print(
         f"  one token of batch 1: {token * 1e3:.2f} ms, {reached / 1e9:.1f} GB/s: {reached / bandwidth:.0%} of a copy's"
     )
+
+
+@torch.inference_mode()
+def int4_beside_bfloat16(size: str, bandwidth: float) -> None:
+    """Our own model in both, at a size beyond the caches: prompts and tokens."""
+    config = SIZES[size]
+    _, whole = peers(config, torch.bfloat16)
+    rounded = QwenVL(whole.config).to(torch.bfloat16).eval()
+    rounded.initialize(0)
+    to_int4(rounded)
+    print(f"\n{size}, Int4 beside bfloat16: {prepare(rounded)}")
+    head = config.vocab_size * config.hidden_size * 2
+    blocks = config.num_layers * config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size // 2)
+    rng = random.Random(0)
+    for rows in (1, 4, ROWS):
+        works = [work(rng, config, 128, 48) for _ in range(rows)]
+        seconds = [best(partial(by_qvl, model, works, rows), 3)[1] for model in (rounded, whole)]
+        speeds = [rows * 48 / taken for taken in seconds]
+        print(
+            f"  batch {rows:2}: Int4 {speeds[0]:7.1f} tokens/s, bfloat16 {speeds[1]:7.1f}: {speeds[0] / speeds[1]:.2f} times"
+        )
+    one = work(rng, config, 128, 48)
+    for name, model, size_bytes in (("Int4", rounded, head + blocks * 33 / 64), ("bfloat16", whole, head + 2 * blocks)):
+        token = decoding_time(model, one)
+        reached = (size_bytes + cached_bytes(config, 152)) / token
+        print(
+            f"  {name}, a token of batch 1: {token * 1e3:.1f} ms, {reached / 1e9:.1f} GB/s, {reached / bandwidth:.0%} of a copy's"
+        )
+    long = work(rng, config, 512, 1)
+    seconds = [best(partial(by_qvl, model, [long], 1), 3)[1] for model in (rounded, whole)]
+    print(f"  a prompt of 512 tokens: Int4 {512 / seconds[0]:.0f} tokens/s, bfloat16 {512 / seconds[1]:.0f}")
 
 
 def peers(config: LanguageConfig, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, QwenVL]:

@@ -109,7 +109,7 @@ def write(asked: list[Asked], path: Path) -> Path:
 
 def named(model: QwenVLWithTokenizer, asked: list[Asked]) -> float:
     """Share of the answers that are right to the letter."""
-    return sum("".join(model.chat().ask(one.question, [one.picture])).strip() == one.answer for one in asked) / len(
+    return sum("".join(model.conversation().ask(one.question, [one.picture])).strip() == one.answer for one in asked) / len(
         asked
     )
 
@@ -119,7 +119,7 @@ def box_errors(model: QwenVLWithTokenizer, asked: list[Asked]) -> list[int]:
     errors = []
     for one in asked:
         [expected] = (s for s in parse_markup(one.answer) if isinstance(s, Box))
-        said = parse_markup("".join(model.chat().ask(one.question, [one.picture])))
+        said = parse_markup("".join(model.conversation().ask(one.question, [one.picture])))
         found = [s.as_tuple for s in said if isinstance(s, Box)]
         off = [max(abs(a - b) for a, b in zip(box, expected.as_tuple, strict=True)) for box in found[:1]]
         errors += off or [1000]

@@ -166,7 +166,7 @@ def test_a_conversation_in_the_terminal(
 ) -> None:
     typed = f"/image '{pictures[0]}'\nwhat?\n/image no.png\nand this?\n/reset\n\n/image {pictures[1]}\nnow?\n/quit\nx\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    chat = qvl.load(checkpoint_dir).chat(max_new_tokens=3)
+    chat = qvl.load(checkpoint_dir).conversation(max_new_tokens=3)
     terminal.converse(chat, [], tmp_path / "answer.png")
     shown = capsys.readouterr().out
     assert "error: no.png: no such image file" in shown, "a mistake does not end the conversation"
@@ -180,7 +180,7 @@ def test_boxes_are_drawn_into_the_named_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    chat = qvl.load(checkpoint_dir).chat()
+    chat = qvl.load(checkpoint_dir).conversation()
     ids = chat.tokenizer.encode_published("<ref>sun</ref><box>(100,100),(800,800)</box>")
     monkeypatch.setattr("qvl.generate.chat.stream", lambda *args, **settings: iter(ids))
     terminal.ask_once(chat, "where?", pictures[:1], tmp_path / "drawn.png")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qvl.data.sample import Sample
     from qvl.errors import QvlError
-    from qvl.generate.chat import Chat, load
+    from qvl.generate.chat import Chat
+    from qvl.generate.loaded import load
     from qvl.model.config import PRESETS, QwenVLConfig
     from qvl.model.qwen_vl import QwenVL
     from qvl.text.tokenizer import Tokenizer
@@ -18,7 +19,7 @@ _HOMES = {  # public name -> module; imported on first use, so that `import qvl`
     "QwenVLConfig": "qvl.model.config",
     "Sample": "qvl.data.sample",
     "Tokenizer": "qvl.text.tokenizer",
-    "load": "qvl.generate.chat",
+    "load": "qvl.generate.loaded",
 }
 _MODULES = ("checkpoint", "images")  # so that `import qvl; qvl.images.preprocess(...)` works
 

@@ -3,6 +3,7 @@
 Source: image_transform of the published visual.py (RGB, bicubic to a square, CLIP's mean and deviation).
 """
 
+import base64
 import io
 import warnings
 from collections.abc import Iterator
@@ -41,6 +42,17 @@ def load(source: ImageSource) -> PILImage.Image:
     with _reading(source) as (picture, name):
         _check_size(picture, name)
         return picture.convert("RGB")
+
+
+def data_uri_bytes(uri: str) -> bytes:
+    """What a base64 data URI holds. ImageError for another kind of URI or broken base64."""
+    head, comma, data = uri.partition(",")
+    if not (head[:5].lower() == "data:" and head.lower().endswith(";base64") and comma):
+        raise ImageError("the address of a picture: expected data:image/...;base64,...", "not an image")
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ImageError("the data URI of a picture holds broken base64", "not an image") from error
 
 
 def probe(source: ImageSource) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from qvl.evaluate.predictions import line_of
 from qvl.evaluate.run import Asked, read_items, rescore
 from qvl.evaluate.scoring import MAIN_METRIC, TASKS
 from qvl.evaluate.world import evaluate_world, world_predictions, world_scores
-from qvl.generate.chat import QwenVLWithTokenizer, answer_content
+from qvl.generate.loaded import QwenVLWithTokenizer, answer_content
 from qvl.model.config import PRESETS
 from qvl.text.markup import Text, to_string
 

@@ -29,6 +29,6 @@ def test_they_name_the_colours_of_things(language: str) -> None:
         )
         name = KINDS[kind].in_language(language)
         question = f"{name}是什么颜色？" if language == "zh" else f"What colour is the {name}?"
-        answer = "".join(model.chat().ask(question, [draw_scene(scene)]))
+        answer = "".join(model.conversation().ask(question, [draw_scene(scene)]))
         right += answer.strip() == COLOURS[colour].in_language(language)
     assert right >= 24, f"{right} of 32"

@@ -66,7 +66,7 @@ def test_it_says_what_the_cpu_says() -> None:
     ImageDraw.Draw(picture).ellipse((120, 160, 280, 320), fill="red")
     said = []
     for device in ("cpu", DEVICE):
-        chat = qvl.load(SHIPPED, device=device).chat()
+        chat = qvl.load(SHIPPED, device=device).conversation()
         asked = (("What is in the picture?", [picture]), ("Find the red ball.", []))
         said.append(["".join(chat.ask(question, pictures)) for question, pictures in asked])
     assert said[0] == said[1]

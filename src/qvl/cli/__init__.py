@@ -194,7 +194,7 @@ def _chat(args: argparse.Namespace) -> None:
     from qvl.generate.terminal import ask_once, converse
 
     model = loaded(args.model or _default_model(), args.adapter, usable_device(args.device))
-    chat = model.chat(system=args.system, sampling=SamplingConfig(args.temperature))
+    chat = model.conversation(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)
     else:

@@ -126,7 +126,7 @@ def _answerer(args: argparse.Namespace, device: str) -> tuple[Any, str]:
     from qvl.evaluate.answering import LocalModel, fingerprint
 
     precision = args.precision or ("float32" if device == "cpu" else "bf16")
-    model = loaded(Path(args.model), args.adapter, device, in_bf16=precision == "bf16" and device != "cpu")
+    model = loaded(Path(args.model), args.adapter, device, in_bf16=precision == "bf16")
     name = f"{fingerprint(Path(args.model), args.adapter)}, {precision}"
     return LocalModel(model.model, model.tokenizer, args.batch_size, precision, args.workers), name
 

@@ -42,14 +42,22 @@ def loaded(model: Path, adapter: Path | None, device: str, in_bf16: bool = False
     """A checkpoint folder's model and tokenizer, with adapters where some are given; float32 weights, or bf16 ones."""
     import torch
 
-    from qvl.generate.chat import load
+    from qvl.generate.loaded import QwenVLWithTokenizer, load
 
-    found = load(model, torch.bfloat16 if in_bf16 else torch.float32, device)
-    if adapter is not None:
-        from qvl.train.lora import load_adapter
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    if adapter is None:
+        return load(model, dtype, device)
+    from qvl.checkpoint.layout import quantization_of
+    from qvl.generate.prepare import prepare
+    from qvl.quantize.layout import load_any
+    from qvl.text.tokenizer import Tokenizer
+    from qvl.train.lora import load_adapter, merge_lora, quantize_of
 
-        load_adapter(found.model, adapter)
-    return found
+    whole = load_any(model, dtype, device)
+    load_adapter(whole, adapter)
+    if quantization_of(model) is None and quantize_of(adapter) == "no":
+        merge_lora(whole)
+    return QwenVLWithTokenizer(whole, Tokenizer.from_dir(model), prepare(whole))
 
 
 def check_benchmarks(recipe: Any, run_dir: Path) -> None:

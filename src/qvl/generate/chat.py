@@ -1,27 +1,25 @@
 """A conversation about pictures: history, streaming, and answers as markup whose boxes can be drawn."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
 
 from qvl import images
 from qvl.errors import UsageError
+from qvl.generate.answer import picture_meant
 from qvl.generate.engine import Engine
 from qvl.generate.request import Request
 from qvl.generate.sampling import SamplingConfig
+from qvl.generate.spoken import SpokenText
 from qvl.images import ImageSource
 from qvl.model.qwen_vl import QwenVL
-from qvl.quantize.layout import load_any
 from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
-from qvl.text.tokenizer import StreamDecoder, Tokenizer
+from qvl.text.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 256
-_NAMED_PICTURE = re.compile(r"(?:\bpicture |图 ?)(\d+)", re.IGNORECASE)
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Chat:
         places = tuple(Image(len(self.pictures) + i) for i in range(len(shown)))
         user: RoleTurn = ("user", (*places, Text(question)))
         prompt, used = self._prompt([*self.pictures, *shown], user)
-        decoder = StreamDecoder(self.tokenizer)
+        spoken = SpokenText(self.tokenizer)
         answer = ""
         request = Request(
             prompt,
@@ -62,10 +60,10 @@ class Chat:
             seed=self.seed + len(self.turns),
         )
         for step in self._engine.stream(request):
-            if step.token_id is not None and step.token_id < self.tokenizer.vocab_size:
-                answer += (piece := decoder.push(step.token_id))
+            if step.token_id is not None:
+                answer += (piece := spoken.push(step.token_id))
                 yield piece
-        answer += (rest := decoder.flush())
+        answer += (rest := spoken.flush())
         yield rest
         self.pictures += shown
         self.turns += [user, ("assistant", parse_markup(answer))]
@@ -105,15 +103,6 @@ def pixels_of(pictures: Sequence[ImageSource], model: QwenVL) -> list[torch.Tens
     return [images.preprocess(picture, model.config.vision.image_size) for picture in pictures]
 
 
-def picture_meant(question: Content, count: int) -> int:
-    """Which of `count` pictures a question is about, from 0: the one it names ("picture 2", "图2"), else the newest."""
-    for segment in question:
-        if isinstance(segment, Text) and (match := _NAMED_PICTURE.search(segment.text)):
-            number = int(match[1])
-            return number - 1 if 1 <= number <= count else count - 1
-    return count - 1
-
-
 def stop_ids(tokenizer: Tokenizer) -> set[int]:
     """What ends an answer."""
     return {tokenizer.special.endoftext, tokenizer.special.im_end, tokenizer.special.im_start}
@@ -127,29 +116,3 @@ def answer_content(ids: Sequence[int], tokenizer: Tokenizer) -> Content:
     """
     known = (tokenizer.token_bytes(i) for i in ids if i < tokenizer.vocab_size)
     return parse_markup(b"".join(known).decode("utf-8", "replace"))
-
-
-@dataclass(frozen=True)
-class QwenVLWithTokenizer:
-    """A loaded checkpoint folder: what `qvl.load` gives."""
-
-    model: QwenVL
-    tokenizer: Tokenizer
-
-    def chat(self, **settings: object) -> Chat:
-        """A new conversation; settings as Chat's fields."""
-        return Chat(self.model, self.tokenizer, **settings)  # type: ignore[arg-type]
-
-    def answer(self, turns: Sequence[RoleTurn], task: str, pictures: Sequence[ImageSource] = ()) -> Content:
-        """One greedy answer to a task's prefix (see qvl.text.prompts) or a dialogue's turns, as markup."""
-        rendered = render_prompt(turns, task, self.tokenizer, self.model.config.vision.num_queries)
-        shown = pixels_of([pictures[i] for i in rendered.image_indices], self.model)
-        room = len(rendered.input_ids) + ANSWER_TOKENS
-        request = Request(rendered.input_ids, shown, ANSWER_TOKENS, stop_ids=stop_ids(self.tokenizer))
-        [ids] = Engine(self.model, max_rows=1, max_tokens=room).run([request])
-        return answer_content(ids, self.tokenizer)
-
-
-def load(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVLWithTokenizer:
-    """Model and tokenizer of a checkpoint folder. CheckpointError or TextError says what is wrong with it."""
-    return QwenVLWithTokenizer(load_any(directory, dtype, device), Tokenizer.from_dir(Path(directory)))

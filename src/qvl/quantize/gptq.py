@@ -99,15 +99,16 @@ class GPTQLinear(nn.Linear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(out, in)."""
-        return dequantize(self._stored(), dtype)
+        return dequantize(self.stored(), dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
-        product = _Product.apply(input, *self._stored())
+        product = _Product.apply(input, *self.stored())
         return product if self.bias is None else product + self.bias.to(product.dtype)
 
-    def _stored(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def stored(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """qweight, qzeros, scales and g_idx."""
         return self.qweight, self.qzeros, self.scales, self.g_idx  # type: ignore[return-value]
 
 

@@ -76,14 +76,13 @@ class Int4Linear(nn.Module):
 
 def _by_group(layer: GPTQLinear) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """values (out, in), scales and zero points (groups, out), and the order that brings a group's columns together."""
-    values = unpack(layer.qweight.t())  # type: ignore[operator]
-    scales: Tensor = layer.scales.float()  # type: ignore[operator,assignment]
-    zeros = (unpack(layer.qzeros) + 1).float()  # type: ignore[arg-type]
-    groups = layer.g_idx.long()  # type: ignore[operator]
+    qweight, qzeros, scales, g_idx = layer.stored()
+    values, zeros = unpack(qweight.t()), (unpack(qzeros) + 1).float()
+    groups = g_idx.long()
     order = torch.argsort(groups, stable=True)
     if bool((order[1:] > order[:-1]).all()):
-        return values, scales, zeros, None
-    return values[:, order], scales, zeros, order
+        return values, scales.float(), zeros, None
+    return values[:, order], scales.float(), zeros, order
 
 
 def _by_blocks(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: int) -> Tensor:

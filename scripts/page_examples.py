@@ -26,7 +26,7 @@ def scenes() -> dict[str, Scene]:
             Thing("heart", "red", "large", (56, 64, 96, 104)),
         ),
         "sign": scene(((40, 62, 80), (24, 40, 58)), word("BOOK", 24, (24, 24), -4), word("SHOP", 22, (24, 66), 0)),
-        "ring": scene(((225, 214, 196), (205, 186, 160)), Thing("ring", "blue", "large", (48, 24, 96, 72))),
+        "ring": scene(((225, 214, 196), (205, 186, 160)), Thing("ring", "blue", "large", (48, 32, 96, 80))),
     }
 
 
@@ -47,4 +47,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for name, drawn in scenes().items():
         picture = draw_scene(drawn).resize((SIDE, SIDE), PILImage.Resampling.BICUBIC)
-        picture.save(folder / f"{name}.webp", quality=90)
+        picture.save(folder / f"{name}.webp", lossless=True)

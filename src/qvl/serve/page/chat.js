@@ -8,12 +8,11 @@ import { EXAMPLES, address } from "./examples.js";
 import { askForKey } from "./key.js";
 import { plainText } from "./markup.js";
 import { readPicture } from "./pictures.js";
+import { follow, goToEnd } from "./scrolling.js";
 import { settings, watchSettings } from "./settings.js";
 import { currentLanguage, switchLanguage, text, translate } from "./texts.js";
 import { errorText, exchangeView } from "./view.js";
 
-const FOLLOW = 120; // pixels from the end within which the page scrolls along with an answer
-const main = document.querySelector("main");
 const conversation = document.getElementById("conversation");
 const newChat = document.getElementById("new");
 const language = document.getElementById("language");
@@ -51,7 +50,7 @@ function begin(exchange) {
   const copy = () => navigator.clipboard.writeText(plainText(exchange.answer));
   const { node, update } = exchangeView(exchange, pictureMeant(exchanges), { copy, again, edit });
   conversation.append(node);
-  main.scrollTop = main.scrollHeight;
+  goToEnd();
   answer(exchange, update);
 }
 
@@ -61,7 +60,7 @@ async function answer(exchange, update) {
   await receive(exchange, update, controller.signal);
   if (running !== controller) return; // a new chat has begun
   running = null;
-  following(update);
+  update();
   showState();
   const said = exchange.error ? text(errorText(exchange.error)) : plainText(exchange.answer);
   document.getElementById("spoken").textContent = said;
@@ -78,20 +77,13 @@ async function receive(exchange, update, signal) {
     for await (const { text: piece, finish } of pieces) {
       exchange.answer += piece ?? "";
       exchange.finish = finish ?? exchange.finish;
-      following(update);
+      update();
     }
     if (exchange.finish === null) exchange.error = { status: 0 };
   } catch (error) {
     if (error.name === "AbortError") exchange.finish = "stopped";
     else exchange.error = error;
   }
-}
-
-/** Change the page, and stay at its end if the reader is there. */
-function following(change) {
-  const near = main.scrollHeight - main.scrollTop - main.clientHeight < FOLLOW;
-  change();
-  if (near) main.scrollTop = main.scrollHeight;
 }
 
 function startNewChat() {
@@ -119,7 +111,7 @@ function showExamples() {
 function exampleCard({ pictures, ...question }) {
   const asked = question[currentLanguage()];
   const shown = pictures.map((picture) => element("img", { src: address(picture), alt: "" }));
-  const button = element("button", { type: "button" }, element("span", {}, ...shown), asked);
+  const button = element("button", { type: "button" }, element("span", {}, ...shown), element("span", {}, asked));
   const read = async (picture) => readPicture(await (await fetch(address(picture))).blob());
   button.addEventListener("click", async () => ask(asked, await Promise.all(pictures.map(read))));
   return element("li", {}, button);
@@ -150,6 +142,7 @@ language.addEventListener("click", () => {
 });
 watchComposer(ask);
 watchSettings();
+follow(conversation);
 showLanguage();
 showState();
 showModel();

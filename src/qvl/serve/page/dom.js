@@ -14,7 +14,7 @@ export function svgElement(tag, attributes = {}, ...children) {
 
 /** One of the page's symbols. */
 export function icon(name) {
-  return svgElement("svg", { "aria-hidden": "true" }, svgElement("use", { href: `#${name}` }));
+  return svgElement("svg", { "aria-hidden": "true" }, svgElement("use", { href: `#icon-${name}` }));
 }
 
 function filled(node, attributes, children) {

@@ -45,9 +45,14 @@ export function parse(answer, finished = true) {
   return parts;
 }
 
-/** The words of an answer, without its shapes. */
+/** The words of an answer, without its shapes; a shape between two phrases becomes a space. */
 export function plainText(answer) {
-  return parse(answer).map((part) => part.text ?? (part.corners ? "" : part.phrase)).join("").trim();
+  const parts = parse(answer);
+  const words = ({ text, corners, phrase }, i) => {
+    if (corners) return parts[i + 1]?.text || i === parts.length - 1 ? "" : " ";
+    return text ?? phrase;
+  };
+  return parts.map(words).join("").replaceAll(/ {2,}/g, " ").trim();
 }
 
 function addText(parts, text) {

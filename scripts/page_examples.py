@@ -1,6 +1,6 @@
 """Draws the web page's example pictures: scenes of the tiny world that the shipped weights read right.
 
-    python scripts/page_examples.py src/qvl/serve/page/examples
+python scripts/page_examples.py src/qvl/serve/page/examples
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The page's folder behind the server's headers, and a chat API that says what it is told.
 
-    python tests/serve/page_server.py    # to look at the page: the shipped weights answer at 127.0.0.1:8900
+python tests/serve/page_server.py    # to look at the page: the shipped weights answer at 127.0.0.1:8900
 """
 
 import base64

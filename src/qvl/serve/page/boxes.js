@@ -40,12 +40,15 @@ function label(shape) {
   const [xs, ys] = [0, 1].map((axis) => shape.corners.map((corner) => corner[axis]));
   const [left, right, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys)];
   const tag = element("span", { class: "label", ...groupAttributes(shape.group) }, shape.phrase || `${shape.group + 1}`);
-  if (left > NEAR_RIGHT) tag.style.right = `${(GRID - right) / 10}%`;
-  else tag.style.left = `${left / 10}%`;
-  tag.style.top = `${top / 10}%`;
+  const [side, place] = left > NEAR_RIGHT ? ["right", GRID - right] : ["left", left];
+  tag.style[side] = percent(place);
+  tag.style.maxWidth = percent(GRID - place);
+  tag.style.top = percent(top);
   tag.classList.toggle("inside", top < NEAR_TOP);
   return tag;
 }
+
+const percent = (coordinate) => `${(100 * coordinate) / GRID}%`;
 
 function area({ corners }) {
   const doubled = corners.reduce((sum, [x, y], i) => {

@@ -7,7 +7,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,7 @@ POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; scri
 SimpleHTTPRequestHandler.extensions_map |= {".js": "text/javascript", ".webp": "image/webp"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer with an HTTP status other than 200."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @dataclass
 class Script:
-    """What the server says to each request: pieces of an answer, in order; reply may raise Refused before the first.
+    """What the server says to each request: an answer in pieces; reply may raise RefusedError before the first.
 
     A reply that raises ConnectionError midway breaks the stream off; `finish` is why its end came.
     """
@@ -63,7 +63,7 @@ class Handler(SimpleHTTPRequestHandler):
         try:
             self._check_key()
             self._json(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
-        except Refused as refused:
+        except RefusedError as refused:
             self._json(refused.status, refused.body)
 
     def do_POST(self) -> None:
@@ -73,17 +73,15 @@ class Handler(SimpleHTTPRequestHandler):
             self.script.requests.append(request)
             pieces = self.script.reply(request)
             first = next(pieces, "")
-        except Refused as refused:
+        except RefusedError as refused:
             return self._json(refused.status, refused.body)
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        try:
+        with suppress(ConnectionError):  # the script's own, or the reader has gone
             self._stream(first, pieces)
-        except ConnectionError:  # the script's own, or the reader has gone
-            pass
 
     def _stream(self, first: str, pieces: Iterator[str]) -> None:
         self._event({"role": "assistant", "content": first}, None)
@@ -98,7 +96,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def _check_key(self) -> None:
         if self.script.key and self.headers["Authorization"] != f"Bearer {self.script.key}":
-            raise Refused(401, "a key is needed", "invalid_api_key")
+            raise RefusedError(401, "a key is needed", "invalid_api_key")
 
     def _json(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

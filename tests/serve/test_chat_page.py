@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_server import PAGE, Refused, Script, serving, shipped_model
+from page_server import PAGE, RefusedError, Script, serving, shipped_model
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -271,15 +271,15 @@ def test_nothing_is_wider_than_the_window(opened: Open, viewport: Any, scheme: A
 @pytest.mark.parametrize(
     ("refused", "words"),
     [
-        (Refused(429, "queue full"), "The server is busy."),
-        (Refused(413, "body of 30 MB"), "The pictures are too large"),
-        (Refused(400, "too long", "context_length_exceeded"), "The conversation no longer fits"),
-        (Refused(400, "temperature must be at most 2"), "temperature must be at most 2"),
-        (Refused(500, "boom"), "Something went wrong in the server."),
+        (RefusedError(429, "queue full"), "The server is busy."),
+        (RefusedError(413, "body of 30 MB"), "The pictures are too large"),
+        (RefusedError(400, "too long", "context_length_exceeded"), "The conversation no longer fits"),
+        (RefusedError(400, "temperature must be at most 2"), "temperature must be at most 2"),
+        (RefusedError(500, "boom"), "Something went wrong in the server."),
     ],
-    ids=lambda value: value.status if isinstance(value, Refused) else "",
+    ids=lambda value: value.status if isinstance(value, RefusedError) else "",
 )
-def test_an_error_is_told_in_words_and_asking_again_helps(opened: Open, refused: Refused, words: str) -> None:
+def test_an_error_is_told_in_words_and_asking_again_helps(opened: Open, refused: RefusedError, words: str) -> None:
     def reply(request: dict[str, Any]) -> Iterator[str]:
         if len(script.requests) == 1:
             raise refused

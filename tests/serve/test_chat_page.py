@@ -162,6 +162,18 @@ def test_boxes_come_while_the_answer_does_and_no_tag_is_ever_seen(opened: Open) 
     assert not [text for text in seen if any(tag in text for tag in ("<r", "</", "<b", "ref>", "box>"))]
 
 
+def test_neighbouring_phrases_have_a_space_between_them_when_copied_too(opened: Open) -> None:
+    page = opened(
+        says("<ref>BOOK</ref><box>(1,1),(2,2)</box><ref>SHOP</ref><box>(3,3),(4,4)</box>, <box>(5,5),(6,6)</box>")
+    )
+    ask(page, "Read.")
+    expect(answer(page).locator(".said")).to_have_text("BOOK SHOP, ")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    answer(page).locator(".copy").click()
+    expect(answer(page).locator(".copy")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "BOOK SHOP,"
+
+
 def test_a_phrase_lights_its_boxes_and_a_box_its_phrase(opened: Open) -> None:
     page = opened(says("<ref>a</ref><box>(0,0),(300,900)</box> and <ref>b</ref><box>(500,100),(900,900)</box>"))
     ask(page, "Where?", png(300, 200))

@@ -48,7 +48,8 @@ function takeLast() {
 function begin(exchange) {
   exchanges.push(exchange);
   const copy = () => navigator.clipboard.writeText(plainText(exchange.answer));
-  const { node, update } = exchangeView(exchange, pictureMeant(exchanges), { copy, again, edit });
+  const actions = { ...(navigator.clipboard && { copy }), again, edit }; // no clipboard over http from another machine
+  const { node, update } = exchangeView(exchange, pictureMeant(exchanges), actions);
   conversation.append(node);
   goToEnd();
   answer(exchange, update);

@@ -45,14 +45,20 @@ export function parse(answer, finished = true) {
   return parts;
 }
 
-/** The words of an answer, without its shapes; a shape between two phrases becomes a space. */
+/**
+ * What stands in the words of an answer: a shape only where no phrase announces it, and a space where nothing else
+ * parts two phrases.
+ */
+export function readable(parts) {
+  return parts.flatMap((part, i) => {
+    if (part.corners && part.phrase) return [];
+    return parts[i - 1]?.corners && !part.text ? [{ text: " " }, part] : [part];
+  });
+}
+
+/** The words of an answer, without its shapes. */
 export function plainText(answer) {
-  const parts = parse(answer);
-  const words = ({ text, corners, phrase }, i) => {
-    if (corners) return parts[i + 1]?.text || i === parts.length - 1 ? "" : " ";
-    return text ?? phrase;
-  };
-  return parts.map(words).join("").replaceAll(/ {2,}/g, " ").trim();
+  return readable(parse(answer)).map((part) => part.text ?? part.phrase).join("").trim();
 }
 
 function addText(parts, text) {

@@ -2,7 +2,7 @@
 
 import { drawnPicture, groupAttributes, light } from "./boxes.js";
 import { element, icon } from "./dom.js";
-import { parse } from "./markup.js";
+import { parse, readable } from "./markup.js";
 import { text, translate } from "./texts.js";
 
 const ERRORS = { 0: "errorNetwork", 401: "errorKey", 413: "errorLarge", 429: "errorBusy", 503: "errorBusy" };
@@ -29,7 +29,7 @@ export function exchangeView(exchange, meant, actions) {
   function update() {
     const finished = exchange.finish !== null || exchange.error !== null;
     const parts = parse(exchange.answer.trimStart(), finished);
-    said.replaceChildren(...parts.filter((part, i) => shownInWords(part, parts[i - 1])).map(words));
+    said.replaceChildren(...readable(parts).map(words));
     if (!finished && !parts.length) said.append(element("span", { class: "looking", "data-text": "looking" }));
     const shapes = parts.filter((part) => part.corners).length;
     if (meant && shapes !== drawn) figure.replaceChildren(drawnPicture(meant.picture, parts), ...caption(meant));
@@ -49,11 +49,6 @@ function question({ text: asked, pictures }) {
   const shown = pictures.map(({ uri, name }) => element("li", {}, element("img", { src: uri, alt: name })));
   const list = pictures.length ? [element("ul", { class: "pictures" }, ...shown)] : [];
   return element("article", { class: "question" }, ...list, element("p", {}, asked));
-}
-
-/** Shapes are in the picture; only one that no phrase announces has a word too. */
-function shownInWords(part) {
-  return !part.corners || !part.phrase;
 }
 
 function words(part) {

@@ -18,7 +18,8 @@ import torch
 from qvl.data.sample import LANGUAGES, TASKS, write_shard
 from qvl.data.world.build import write_dense
 from qvl.data.world.tasks import make_sample
-from qvl.generate.engine import generate
+from qvl.generate.engine import Engine
+from qvl.generate.request import Request
 from qvl.model.config import PRESETS
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
@@ -116,7 +117,8 @@ def print_generation(tokenizer: Tokenizer) -> None:
         pictures = torch.randn(rows, 3, side, side)
 
         def cached(rows: int = rows, pictures: torch.Tensor = pictures) -> object:
-            return generate(model, [prompt] * rows, pictures, max_new_tokens=new_tokens, stop_ids=())
+            engine = Engine(model, max_rows=rows, max_tokens=len(prompt) + new_tokens)
+            return engine.run([Request(prompt, [picture], new_tokens) for picture in pictures])
 
         def recomputed(rows: int = rows, pictures: torch.Tensor = pictures) -> object:
             ids = torch.tensor([prompt] * rows)

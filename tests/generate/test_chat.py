@@ -8,8 +8,9 @@ from PIL import Image as PILImage
 
 import qvl
 from qvl.errors import ImageError, UsageError
-from qvl.generate import chat as chat_module
 from qvl.generate.chat import Chat, QwenVLWithTokenizer
+from qvl.generate.engine import Engine
+from qvl.generate.request import Request, Step
 from qvl.generate.sampling import SamplingConfig
 from qvl.text.markup import Box, Ref
 from qvl.text.prompts import caption_prefix
@@ -30,11 +31,12 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     asked: list[dict[str, Any]] = []
     tokenizer = Tokenizer.tiny()
 
-    def stream(model: object, prompt: list[int], pixels: object, **settings: object) -> Iterator[int]:
-        asked.append({"prompt": prompt, "pixels": pixels})
-        yield from tokenizer.encode_published("<ref>红 circle</ref><box>(10,20),(500,600)</box>")
+    def stream(self: Engine, request: Request) -> Iterator[Step]:
+        asked.append({"prompt": request.input_ids, "pixels": request.images})
+        for token in tokenizer.encode_published("<ref>红 circle</ref><box>(10,20),(500,600)</box>"):
+            yield Step(1, token)
 
-    monkeypatch.setattr(chat_module, "stream", stream)
+    monkeypatch.setattr(Engine, "stream", stream)
     return asked
 
 
@@ -139,7 +141,7 @@ def test_reset_forgets_everything(loaded: QwenVLWithTokenizer, prompts: list[dic
     say(chat, "one", [RED])
     chat.reset()
     say(chat, "two")
-    assert prompts[1]["pixels"] is None
+    assert not prompts[1]["pixels"]
     assert (chat.last_answer, len(chat.turns)) == ((Ref("红 circle"), Box(10, 20, 500, 600)), 2)
 
 

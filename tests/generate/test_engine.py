@@ -12,7 +12,8 @@ from torch import Tensor
 from qvl import images
 from qvl.checkpoint import load_model
 from qvl.generate.beam import beam_search
-from qvl.generate.engine import generate, stream
+from qvl.generate.engine import Engine
+from qvl.generate.request import Request
 from qvl.generate.sampling import SamplingConfig
 from qvl.model.qwen_vl import QwenVL
 
@@ -25,6 +26,14 @@ BATCH = CASES["batch_left_pad"]
 @pytest.fixture(scope="module")
 def model() -> QwenVL:
     return load_model(FOLDER)
+
+
+def generate(model: QwenVL, prompts: Sequence[list[int]], pixels: Tensor | None, **settings: Any) -> list[list[int]]:
+    """Every prompt at once; a prompt with images takes the next of pixels."""
+    left = list(pixels) if pixels is not None else []
+    start = model.config.image_start_id
+    requests = [Request(prompt, [left.pop(0) for token in prompt if token == start], **settings) for prompt in prompts]
+    return Engine(model, max_rows=len(requests)).run(requests)
 
 
 def pixels_of(case: dict) -> Tensor:
@@ -135,10 +144,10 @@ def test_a_batch_equals_one_by_one(model: QwenVL) -> None:
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(1.0, 20, 0.9, 1.3)], ids=["greedy", "sampled"])
 def test_stream_gives_what_generate_gives(model: QwenVL, sampling: SamplingConfig) -> None:
     prompt, pixels = GREEDY["input_ids"][0], pixels_of(GREEDY)
-    settings: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": {311}, "sampling": sampling}
-    whole = generate(model, [prompt], pixels, generator=torch.Generator().manual_seed(3), **settings)
-    pieces = stream(model, prompt, pixels, generator=torch.Generator().manual_seed(3), **settings)
-    assert [list(pieces)] == whole
+    settings: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": {311}, "sampling": sampling, "seed": 3}
+    whole = generate(model, [prompt], pixels, **settings)
+    steps = Engine(model, max_rows=1).stream(Request(prompt, list(pixels), **settings))
+    assert [[step.token_id for step in steps if step.token_id is not None]] == whole
 
 
 def test_nothing_is_generated_when_the_first_token_stops(model: QwenVL) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qvl.errors import TextError
-from qvl.model.cache import KVCache
+from qvl.generate.decoding import decode, new_cache, prefill
 from qvl.model.config import PRESETS
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.special_tokens import IGNORE_INDEX
@@ -123,27 +123,27 @@ def test_padding_mask_of_ones_changes_nothing(model: QwenVL) -> None:
         torch.testing.assert_close(model(ids, attention_mask=torch.ones(2, 9, dtype=torch.bool)), model(ids))
 
 
-def test_left_padded_cached_batch_equals_one_row_alone(model: QwenVL) -> None:
-    """Prompts of two lengths, then several new tokens at once, then one at a time."""
+def test_cached_rows_of_two_lengths_equal_one_alone(model: QwenVL) -> None:
+    """Prompts of two lengths, padded on the right, then one token at a time."""
     long, short = DOCUMENTS[0][0], DOCUMENTS[2][0]
-    padding = len(long) - len(short)
-    ids = torch.tensor([long, [0] * padding + short])
-    mask = torch.ones(ids.shape, dtype=torch.bool)
-    mask[1, :padding] = False
     new = torch.randint(0, 1000, (2, 6), generator=torch.Generator().manual_seed(4))
-    cache = KVCache()
+    cache = new_cache(model, 2, len(long) + 6)
     with torch.inference_mode():
-        model(ids, pictures(2), mask, cache=cache)
-        pieces = [model(piece, cache=cache) for piece in (new[:, :4], new[:, 4:5], new[:, 5:])]
+        features = model.encode_images(pictures(2))
+        shown = [
+            model.embed(torch.tensor([ids]), features[place : place + 1])[0] for place, ids in enumerate((long, short))
+        ]
+        steps = [prefill(model, shown, cache)]
+        steps += [decode(model, token.tolist(), cache) for token in new.T]
         alone = model(torch.tensor([short + new[1].tolist()]), pictures(2)[1:])
-    torch.testing.assert_close(torch.cat(pieces, dim=1)[1], alone[0, -6:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.stack(steps)[:, 1], alone[0, -7:], atol=1e-5, rtol=0)
 
 
 def test_image_tokens_said_while_decoding_are_plain_tokens(model: QwenVL) -> None:
-    cache = KVCache()
+    cache = new_cache(model, 1, 4)
     with torch.inference_mode():
-        model(torch.tensor([[1, 2, 3]]), cache=cache)
-        said = model(torch.tensor([[START]]), cache=cache)
+        prefill(model, [model.embed(torch.tensor([[1, 2, 3]]))[0]], cache)
+        said = decode(model, [START], cache)
     assert said.isfinite().all()
 
 

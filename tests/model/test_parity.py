@@ -17,7 +17,7 @@ from torch import Tensor
 from qvl import images
 from qvl.checkpoint import load_model
 from qvl.checkpoint.names import published_names
-from qvl.model.cache import KVCache
+from qvl.generate.decoding import decode, new_cache, prefill
 from qvl.model.qwen_vl import QwenVL
 
 FOLDER = Path("tests/data/model-tiny")
@@ -104,10 +104,13 @@ def test_beyond_2048_tokens(model: QwenVL, name: str) -> None:
 def test_decoding_from_the_cache(model: QwenVL, name: str) -> None:
     """Step by step the published logits; a prompt that crosses 2048 keeps the rotary base it began with."""
     inputs, golden = case(name)
-    cache = KVCache()
+    ids, picture = torch.tensor(inputs["input_ids"]), pixels(inputs)
+    cache = new_cache(model, 1, ids.shape[1] + len(inputs["new_tokens"]))
+    cache.alphas = [model.rotary_alpha(ids.shape[1])]
     with torch.inference_mode():
-        steps = [model(torch.tensor(inputs["input_ids"]), pixels(inputs), cache=cache)[0, -1]]
-        steps += [model(torch.tensor([[token]]), cache=cache)[0, -1] for token in inputs["new_tokens"]]
+        features = None if picture is None else model.encode_images(picture)
+        steps = [prefill(model, [model.embed(ids, features)[0]], cache)[0]]
+        steps += [decode(model, [token], cache)[0] for token in inputs["new_tokens"]]
     assert difference(torch.stack(steps), golden["step_logits"]) < 1e-3
 
 
@@ -123,11 +126,11 @@ def test_several_tokens_at_once_continue_a_cache(model: QwenVL) -> None:
     """Prefill in two pieces, which the published code can't do."""
     inputs, _ = case("decode_text")
     ids = torch.tensor(inputs["input_ids"])
-    cache = KVCache()
+    cache = new_cache(model, 1, ids.shape[1])
     with torch.inference_mode():
-        model(ids[:, :4], cache=cache)
-        second = model(ids[:, 4:], cache=cache)
-        assert difference(second, model(ids)[:, 4:]) < 1e-4
+        prefill(model, [model.embed(ids[:, :4])[0]], cache)
+        second = prefill(model, [model.embed(ids[:, 4:])[0]], cache)
+        assert difference(second, model(ids)[:, -1]) < 1e-4
 
 
 def training_model() -> QwenVL:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from qvl.evaluate.items import PLAIN, Item
 from qvl.evaluate.metrics.choice import LETTERS, likeliest, option_loss
 from qvl.evaluate.predictions import Reply
 from qvl.generate.chat import stop_ids
-from qvl.generate.engine import generate, pad_left
+from qvl.generate.engine import Engine
+from qvl.generate.request import Request
 from qvl.model.precision import fast_kernels
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.render import render_prompt
@@ -61,16 +63,19 @@ class LocalModel:
         lengths = [len(self._prompt(item, keep_last)) for item in items]  # hundreds of thousands need little room
         order = sorted(range(len(items)), key=lambda i: (items[i].task, len(items[i].options), lengths[i], i))
         batches = self._batches(order, lengths, items, decoding.max_new_tokens)
+        room = max(lengths, default=0) + decoding.max_new_tokens
+        with self._kernels():
+            engine = Engine(self.model, max_rows=self.batch_size, max_tokens=room)
         with ThreadPoolExecutor(self.workers) as pool:
             read = [pool.map(self._pixels, [items[i] for i in batch]) for batch in batches[:AHEAD]]
             for place, batch in enumerate(batches):
                 if place + AHEAD < len(batches):
                     read.append(pool.map(self._pixels, [items[i] for i in batches[place + AHEAD]]))
-                shown = [picture for pictures in read[place] for picture in pictures]
+                shown = list(read[place])
                 read[place] = iter(())
                 asked = [items[i] for i in batch]
                 prompts = [self._prompt(item, keep_last) for item in asked]
-                yield list(zip(asked, self._answer(asked, prompts, shown, decoding), strict=True))
+                yield list(zip(asked, self._answer(engine, asked, prompts, shown, decoding), strict=True))
 
     def _batches(self, order: list[int], lengths: list[int], items: Sequence[Item], new_tokens: int) -> list[list[int]]:
         """Prompts of one kind together. Beyond the trained length positions are scaled by the length of the whole
@@ -101,24 +106,28 @@ class LocalModel:
 
     @torch.inference_mode()
     def _answer(
-        self, items: Sequence[Item], prompts: list[list[int]], pictures: list[Tensor], decoding: Decoding
+        self,
+        engine: Engine,
+        items: Sequence[Item],
+        prompts: list[list[int]],
+        pictures: list[list[Tensor]],
+        decoding: Decoding,
     ) -> list[Reply]:
-        weight = self.model.vision.conv1.weight
-        pixels = torch.stack(pictures).to(weight) if pictures else None
-        with fast_kernels(str(weight.device), self.precision):
+        with self._kernels():
             if items[0].options:
+                shown = [picture for own in pictures for picture in own]
+                pixels = torch.stack(shown).to(self.model.vision.conv1.weight) if shown else None
                 return self._choose(items[0].options, prompts, pixels)
             # What is asked plainly ends as the published scripts have it; whatever else a dialogue may say, it ends.
             stops = {self.tokenizer.special.endoftext} if items[0].task == PLAIN else stop_ids(self.tokenizer)
-            generated = generate(
-                self.model,
-                prompts,
-                pixels,
-                max_new_tokens=decoding.max_new_tokens,
-                min_new_tokens=decoding.min_new_tokens,
-                stop_ids=stops,
-            )
-        return [Reply(self._text(ids)) for ids in generated]
+            requests = [
+                Request(prompt, own, decoding.max_new_tokens, decoding.min_new_tokens, stops)
+                for prompt, own in zip(prompts, pictures, strict=True)
+            ]
+            return [Reply(self._text(ids)) for ids in engine.run(requests)]
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        return fast_kernels(str(self.model.vision.conv1.weight.device), self.precision)
 
     def _text(self, ids: Sequence[int]) -> str:
         """What was said, tags and all; rows of the embedding that stand for no token say nothing."""
@@ -153,3 +162,14 @@ class LocalModel:
         logits = self._logits([[*prompt, *option[:-1]] for prompt in prompts], pixels, len(option))
         wanted = torch.tensor(option, device=logits.device)
         return [option_loss(one, wanted) for one in logits]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Prompts of any length -> input_ids and attention_mask, both (B, T), padded on the left."""
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), pad_id)
+    attention_mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = True
+    return input_ids, attention_mask

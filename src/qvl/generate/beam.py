@@ -9,8 +9,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from qvl.generate.engine import decode, prefill
-from qvl.model.cache import KVCache
+from qvl.generate.decoding import decode, new_cache, prefill
 from qvl.model.qwen_vl import QwenVL
 
 Hypothesis = tuple[float, list[int]]  # summed log-probability, new tokens
@@ -28,8 +27,10 @@ def beam_search(
 ) -> list[int]:
     """New tokens of one prompt, without the stop token that ended it."""
     device = model.language.embedding.weight.device
-    cache = KVCache()
-    logits = prefill(model, torch.tensor([list(prompt)], device=device), pixel_values, None, cache)
+    cache = new_cache(model, num_beams, len(prompt) + max_new_tokens)
+    cache.alphas[0] = model.rotary_alpha(len(prompt))
+    features = None if pixel_values is None else model.encode_images(pixel_values)
+    logits = prefill(model, [model.embed(torch.tensor([list(prompt)], device=device), features)[0]], cache)
     going: list[Hypothesis] = [(0.0, [])]
     ended: list[Hypothesis] = []
     for step in range(max_new_tokens):
@@ -38,8 +39,8 @@ def beam_search(
         if len(ended) == num_beams and ended[-1][0] >= going[0][0]:
             return ended[0][1]  # log-probabilities only fall: nothing that goes on can win
         if step + 1 < max_new_tokens:
-            cache.keep_rows(torch.tensor(rows, device=device))
-            logits = decode(model, torch.tensor([tokens[-1] for _, tokens in going], device=device), cache)
+            cache.arrange(rows)
+            logits = decode(model, [tokens[-1] for _, tokens in going], cache)
     return max(ended + going, key=lambda hypothesis: hypothesis[0])[1]
 
 

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 
 from qvl import images
 from qvl.errors import UsageError
-from qvl.generate.engine import generate, stream
+from qvl.generate.engine import Engine
+from qvl.generate.request import Request
 from qvl.generate.sampling import SamplingConfig
 from qvl.images import ImageSource
 from qvl.model.qwen_vl import QwenVL
@@ -19,6 +20,7 @@ from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
 from qvl.text.tokenizer import StreamDecoder, Tokenizer
 
+ANSWER_TOKENS = 256
 _NAMED_PICTURE = re.compile(r"(?:\bpicture |图 ?)(\d+)", re.IGNORECASE)
 
 
@@ -30,15 +32,14 @@ class Chat:
     tokenizer: Tokenizer
     system: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    max_new_tokens: int = 256
+    max_new_tokens: int = ANSWER_TOKENS
     seed: int = 0
     turns: list[RoleTurn] = field(default_factory=list)
     pictures: list[PILImage.Image] = field(default_factory=list)
     dropped_turns: int = 0  # turns that the last prompt had no room for
 
     def __post_init__(self) -> None:
-        device = self.model.language.embedding.weight.device
-        self._generator = torch.Generator(device).manual_seed(self.seed)
+        self._engine = Engine(self.model, max_rows=1)  # keeps what was read: the next question goes on from there
 
     def ask(self, question: str, pictures: Sequence[ImageSource] = ()) -> Iterator[str]:
         """The answer's text as it comes, markup tags included; kept in the history when it is complete.
@@ -50,21 +51,19 @@ class Chat:
         places = tuple(Image(len(self.pictures) + i) for i in range(len(shown)))
         user: RoleTurn = ("user", (*places, Text(question)))
         prompt, used = self._prompt([*self.pictures, *shown], user)
-        pixels = self._pixels(used)
         decoder = StreamDecoder(self.tokenizer)
         answer = ""
-        ids = stream(
-            self.model,
+        request = Request(
             prompt,
-            pixels,
-            max_new_tokens=self.max_new_tokens,
+            pixels_of(used, self.model),
+            self.max_new_tokens,
             stop_ids=stop_ids(self.tokenizer),
             sampling=self.sampling,
-            generator=self._generator,
+            seed=self.seed + len(self.turns),
         )
-        for token in ids:
-            if token < self.tokenizer.vocab_size:
-                answer += (piece := decoder.push(token))
+        for step in self._engine.stream(request):
+            if step.token_id is not None and step.token_id < self.tokenizer.vocab_size:
+                answer += (piece := decoder.push(step.token_id))
                 yield piece
         answer += (rest := decoder.flush())
         yield rest
@@ -100,12 +99,10 @@ class Chat:
                 return rendered.input_ids, [pictures[i] for i in rendered.image_indices]
         raise UsageError(f"the question takes {len(rendered.input_ids)} tokens, there is room for {room}; shorten it")
 
-    def _pixels(self, pictures: list[PILImage.Image]) -> torch.Tensor | None:
-        if not pictures:
-            return None
-        weight = self.model.vision.conv1.weight
-        size = self.model.config.vision.image_size
-        return torch.stack([images.preprocess(picture, size) for picture in pictures]).to(weight)
+
+def pixels_of(pictures: Sequence[ImageSource], model: QwenVL) -> list[torch.Tensor]:
+    """pixel_values (3, S, S) of each picture, as the model takes it."""
+    return [images.preprocess(picture, model.config.vision.image_size) for picture in pictures]
 
 
 def picture_meant(question: Content, count: int) -> int:
@@ -146,11 +143,10 @@ class QwenVLWithTokenizer:
     def answer(self, turns: Sequence[RoleTurn], task: str, pictures: Sequence[ImageSource] = ()) -> Content:
         """One greedy answer to a task's prefix (see qvl.text.prompts) or a dialogue's turns, as markup."""
         rendered = render_prompt(turns, task, self.tokenizer, self.model.config.vision.num_queries)
-        chat = self.chat()
-        pixels = chat._pixels([images.load(pictures[i]) for i in rendered.image_indices])
-        [ids] = generate(
-            self.model, [rendered.input_ids], pixels, max_new_tokens=256, stop_ids=stop_ids(self.tokenizer)
-        )
+        shown = pixels_of([pictures[i] for i in rendered.image_indices], self.model)
+        room = len(rendered.input_ids) + ANSWER_TOKENS
+        request = Request(rendered.input_ids, shown, ANSWER_TOKENS, stop_ids=stop_ids(self.tokenizer))
+        [ids] = Engine(self.model, max_rows=1, max_tokens=room).run([request])
         return answer_content(ids, self.tokenizer)
 
 

@@ -31,11 +31,10 @@ class SamplingConfig:
             )
 
 
-def seen_tokens(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
-    """(B, V) bool: which tokens each prompt holds; what the repetition penalty is about."""
-    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(list(prompt), dtype=torch.long)] = True
+def seen_tokens(ids: Sequence[int], vocab_size: int) -> Tensor:
+    """(V,) bool: which tokens are among the ids; what the repetition penalty is about."""
+    seen = torch.zeros(vocab_size, dtype=torch.bool)
+    seen[torch.tensor(list(ids), dtype=torch.long)] = True
     return seen
 
 
@@ -58,12 +57,53 @@ def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     return scores
 
 
-def sample(
-    logits: Tensor, config: SamplingConfig, generator: torch.Generator | None = None, seen: Tensor | None = None
-) -> Tensor:
-    """(B, V) logits -> (B,) token ids. seen (B, V) bool: tokens that the repetition penalty applies to."""
-    if seen is not None:
-        logits = penalise_seen(logits.float(), seen, config.repetition_penalty)
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """How one row's next token is drawn.
+
+    seen (V,) bool: tokens that the repetition penalty applies to. banned: ids that may not come. top_logprobs: as of
+    Request.
+    """
+
+    sampling: SamplingConfig
+    generator: torch.Generator | None = None
+    seen: Tensor | None = None
+    banned: Sequence[int] = ()
+    top_logprobs: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token is all that is wanted."""
+        greedy = self.sampling.temperature == 0 and self.seen is None
+        return greedy and not self.banned and self.top_logprobs is None
+
+
+Chosen = tuple[int, float | None, tuple[tuple[int, float], ...]]  # token, its log-probability, the likeliest ones
+
+
+def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Chosen]:
+    """The next token of each row of logits (B, V), by itself: what other rows do has no part in it."""
+    if all(draw.is_plain for draw in draws):
+        return [(token, None, ()) for token in logits.argmax(-1).tolist()]
+    return [_choose_one(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
+
+def _choose_one(logits: Tensor, draw: Draw) -> Chosen:
+    scores = logits.float()
+    if draw.seen is not None:
+        scores = penalise_seen(scores, draw.seen, draw.sampling.repetition_penalty)
+    if draw.banned:
+        scores = scores.index_fill(0, torch.tensor(draw.banned, device=scores.device), -torch.inf)
+    token = sample(scores[None], draw.sampling, draw.generator)
+    if draw.top_logprobs is None:
+        return int(token), None, ()
+    logprobs = logits.float().log_softmax(-1)
+    best = logprobs.topk(draw.top_logprobs)
+    return int(token), float(logprobs[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def sample(logits: Tensor, config: SamplingConfig, generator: torch.Generator | None = None) -> Tensor:
+    """(B, V) logits -> (B,) token ids."""
     if config.temperature == 0:
         return logits.argmax(-1)
     probabilities = filter_logits(logits, config).softmax(-1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.model.attention import attend
-from qvl.model.cache import KVCache
+from qvl.model.cache import Window
 from qvl.model.config import LanguageConfig
 from qvl.model.init import linear_, previous_token_heads_
 from qvl.model.rope import rotate
@@ -35,6 +35,7 @@ class Positions:
     sin: Tensor
     logn: Tensor | None  # (B, 1, T, 1), only beyond seq_length in eval
     mask: Tensor | None  # (B, 1, T, past + T) bool, True where attended; None: plain causal
+    places: Tensor  # (1 or B, T): where the tokens stand in the cache
 
 
 class LanguageBlock(nn.Module):
@@ -52,21 +53,24 @@ class LanguageBlock(nn.Module):
         self.w2 = nn.Linear(hidden, inner, bias=bias)
         self.mlp_c_proj = nn.Linear(inner, hidden, bias=bias)
 
-    def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:  # (B, T, D)
+    def forward(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:  # (B, T, D)
         x = x + self.attn_c_proj(self._attend(self.ln_1(x), positions, cache))
         normed = self.ln_2(x)
         return x + self.mlp_c_proj(self.w1(normed) * F.silu(self.w2(normed)))  # the gate is w2
 
-    def _attend(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
-        q, k, v = (t.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1))
-        q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
+    def _attend(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:
+        qkv = self.c_attn(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, 3 H, T, K)
+        heads = qkv.shape[1] // 3  # some of them, where the model is shared out
+        q, k = rotate(qkv[:, : 2 * heads], positions.cos, positions.sin).chunk(2, dim=1)
+        v = qkv[:, 2 * heads :]
         if positions.logn is not None:
             q = (q * positions.logn).to(v.dtype)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)
+            k, v = cache.append(self.layer, k, v, positions.places)
+            q = q.to(k.dtype)
         causal = positions.mask is None and q.shape[2] > 1
         attended = attend(q, k, v, positions.mask, causal)
-        return attended.transpose(1, 2).flatten(2)
+        return attended.transpose(1, 2).flatten(2).to(x.dtype)
 
     def initialize(self, generator: torch.Generator, config: LanguageConfig) -> None:
         for layer in (self.c_attn, self.w1, self.w2):
@@ -88,7 +92,7 @@ class LanguageModel(nn.Module):
         self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, embeddings: Tensor, positions: Positions, cache: KVCache | None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, positions: Positions, cache: Window | None = None) -> Tensor:
         x = embeddings
         for block in self.blocks:
             x = block(x, positions, cache)

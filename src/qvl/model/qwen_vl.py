@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from qvl.errors import TextError
 from qvl.model.adapter import Adapter
-from qvl.model.cache import KVCache
+from qvl.model.cache import Window
 from qvl.model.config import QwenVLConfig
 from qvl.model.language import LanguageModel, Positions
 from qvl.model.loss import head_loss, supervised_places
@@ -29,16 +29,14 @@ class QwenVL(nn.Module):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         document_ids: Tensor | None = None,
-        cache: KVCache | None = None,
     ) -> Tensor:
         """input_ids (B, T), pixel_values (N, 3, S, S) in reading order of their spans -> logits (B, T, V).
 
         attention_mask (B, T): 0 at padding, left or right. document_ids (B, T): packed rows whose documents
         don't see each other, -1 at padding; without it later documents see earlier ones, as in the paper.
-        cache: what was read before; grows by these tokens (attention_mask then covers the new tokens).
         Raises TextError when the image spans and pixel_values don't match, or for an id outside the vocabulary.
         """
-        return self.language.head(self.hidden_states(input_ids, pixel_values, attention_mask, document_ids, cache))
+        return self.language.head(self.hidden_states(input_ids, pixel_values, attention_mask, document_ids))
 
     def loss(
         self,
@@ -68,60 +66,73 @@ class QwenVL(nn.Module):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         document_ids: Tensor | None = None,
-        cache: KVCache | None = None,
     ) -> Tensor:
         """The language model's last hidden states, (B, T, D); arguments as in forward."""
+        features = None if pixel_values is None else self.encode_images(pixel_values)
+        return self.read(self.embed(input_ids, features), attention_mask, document_ids)
+
+    def embed(self, input_ids: Tensor, features: Tensor | None = None) -> Tensor:
+        """input_ids (B, T) and what stands for their images (N, Q, D) -> (B, T, D); errors as of forward.
+
+        Out of place, so that gradients flow. No image at all (N = 0) goes the same way, so that all ranks use the
+        same modules whatever their samples show.
+        """
         try:
             embeddings = self.language.embedding(input_ids)
         except IndexError as error:
             low, high, rows = int(input_ids.min()), int(input_ids.max()), self.config.language.vocab_size
             raise TextError(f"input_ids reach from {low} to {high}: this model knows 0 to {rows - 1}") from error
-        if pixel_values is not None or cache is None or cache.num_tokens == 0:
-            embeddings = self._splice_images(input_ids, embeddings, pixel_values)
-        positions = self._positions(input_ids, attention_mask, document_ids, cache)
-        return self.language(embeddings, positions, cache)
-
-    def _splice_images(self, input_ids: Tensor, embeddings: Tensor, pixel_values: Tensor | None) -> Tensor:
-        """Put the features at the places between <img> and </img>, out of place so that gradients flow.
-
-        No image at all (N = 0) goes the same way, so that all ranks use the same modules whatever their samples show.
-        """
-        rows, starts = torch.where(input_ids == self.config.image_start_id)
-        given = 0 if pixel_values is None else len(pixel_values)
-        if len(rows) != given:
-            raise TextError(f"input_ids hold {len(rows)} image spans, but pixel_values hold {given} images")
-        if pixel_values is None:
+        spans, starts = torch.where(input_ids == self.config.image_start_id)
+        given = 0 if features is None else len(features)
+        if len(spans) != given:
+            raise TextError(f"input_ids hold {len(spans)} image spans, but pixel_values hold {given} images")
+        if features is None:
             return embeddings
         queries = self.config.vision.num_queries
         ends = starts + queries + 1
         inside = ends < input_ids.shape[1]
-        if not bool(inside.all()) or bool((input_ids[rows, ends] != self.config.image_end_id).any()):
+        if not bool(inside.all()) or bool((input_ids[spans, ends] != self.config.image_end_id).any()):
             raise TextError(f"an image span in input_ids is cut or is not {queries} places long")
-        features = self.encode_images(pixel_values)  # (N, Q, D)
         columns = starts[:, None] + torch.arange(1, queries + 1, device=starts.device)
-        return embeddings.index_put((rows[:, None], columns), features.to(embeddings.dtype))
+        return embeddings.index_put((spans[:, None], columns), features.to(embeddings.dtype))
+
+    def read(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Window | None = None,
+    ) -> Tensor:
+        """Embedded tokens (B, T, D) -> last hidden states (B, T, D). cache: what was read before, in eval; these tokens
+        are added to it, and attention_mask then covers (B, past + T)."""
+        return self.language(embeddings, self._positions(embeddings, attention_mask, document_ids, cache), cache)
 
     def _positions(
         self,
-        input_ids: Tensor,
+        embeddings: Tensor,
         attention_mask: Tensor | None,
         document_ids: Tensor | None,
-        cache: KVCache | None,
+        cache: Window | None,
     ) -> Positions:
-        config, (_, tokens) = self.config.language, input_ids.shape
-        past = cache.num_tokens if cache is not None else 0
-        places = torch.arange(past, past + tokens, device=input_ids.device)[None]
-        if document_ids is not None:
-            places = places - _document_starts(document_ids)
-        alpha = 1.0
-        if config.use_dynamic_ntk and not self.training and document_ids is None:
-            alpha = ntk_alpha(tokens, config.seq_length) if past == 0 else cache.alpha if cache else 1.0
-        if cache is not None and past == 0:
-            cache.alpha = alpha
-        cos, sin = rotary_tables(places, config.head_size, config.rotary_base, alpha)
-        long = config.use_logn_attn and not self.training and past + tokens > config.seq_length
-        logn = logn_scale(places, config.seq_length) if long else None
-        return Positions(cos, sin, logn, _mask(input_ids, past, attention_mask, document_ids, cache))
+        config, tokens = self.config.language, embeddings.shape[1]
+        new = torch.arange(tokens, device=embeddings.device)[None]
+        places = new if cache is None else cache.places(tokens)
+        alpha: float | tuple[float, ...] = 1.0
+        if cache is not None:
+            alpha = cache.alpha
+        elif not self.training and document_ids is None:
+            alpha = self.rotary_alpha(tokens)
+        within = places if document_ids is None else places - _document_starts(document_ids)
+        cos, sin = rotary_tables(within, config.head_size, config.rotary_base, alpha)
+        extent = tokens if cache is None else cache.extent
+        long = config.use_logn_attn and not self.training and extent > config.seq_length
+        logn = logn_scale(within, config.seq_length) if long else None
+        return Positions(cos, sin, logn, _mask(places, extent, attention_mask, document_ids), places)
+
+    def rotary_alpha(self, num_tokens: int) -> float:
+        """With which a prompt of so many tokens is read, and what follows it too (dynamic NTK)."""
+        config = self.config.language
+        return ntk_alpha(num_tokens, config.seq_length) if config.use_dynamic_ntk else 1.0
 
     def layer_groups(self) -> list[tuple[str, list[nn.Parameter]]]:
         """Every parameter once, named and in order of depth; the adapter's fixed table is in none."""
@@ -153,44 +164,18 @@ def _document_starts(document_ids: Tensor) -> Tensor:
     return torch.where(begins, places, 0).cummax(dim=1).values
 
 
-def _mask(
-    input_ids: Tensor,
-    past: int,
-    attention_mask: Tensor | None,
-    document_ids: Tensor | None,
-    cache: KVCache | None,
-) -> Tensor | None:
-    """(B or 1, 1, T, past + T) bool, True where attended; None when plain causal attention is right."""
-    batch, tokens = input_ids.shape
-    real = _extend_mask(attention_mask, past, batch, tokens, cache)
-    if real is None and document_ids is None and (past == 0 or tokens == 1):
+def _mask(places: Tensor, extent: int, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor | None:
+    """places (1 or B, T) of the tokens among `extent` -> (B or 1, 1, T, extent) bool, True where attended; None when
+    plain causal attention is right."""
+    tokens = places.shape[1]
+    if attention_mask is None and document_ids is None and len(places) == 1 and tokens in (1, extent):
         return None
-    queries = torch.arange(past, past + tokens, device=input_ids.device)[:, None]
-    keys = torch.arange(past + tokens, device=input_ids.device)
-    mask = (keys <= queries)[None]  # (1, T, past + T)
+    keys = torch.arange(extent, device=places.device)
+    mask = keys <= places[..., None]  # (1 or B, T, extent)
     if document_ids is not None:
         mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
-    if real is not None:
-        mask = mask & real[:, None, :]
-        # Padding on the left sees nothing, and a softmax over nothing is NaN: let it see itself.
-        mask = mask | (~mask.any(-1, keepdim=True) & (keys == queries)[None])
-    return mask[:, None]
-
-
-def _extend_mask(
-    attention_mask: Tensor | None, past: int, batch: int, tokens: int, cache: KVCache | None
-) -> Tensor | None:
-    """Which of the past and new places are real, (B, past + T) bool; None when all are. The cache keeps it."""
-    before = cache.attention_mask if cache is not None else None
-    if attention_mask is None and before is None:
-        return None
-    device = attention_mask.device if attention_mask is not None else before.device  # type: ignore[union-attr]
-    new = torch.ones(batch, tokens, dtype=torch.bool, device=device)
     if attention_mask is not None:
-        new = attention_mask[:, -tokens:].bool()
-    if before is None:
-        before = torch.ones(batch, past, dtype=torch.bool, device=device)
-    whole = torch.cat((before, new), dim=1)
-    if cache is not None:
-        cache.attention_mask = whole
-    return whole
+        mask = mask & attention_mask.bool()[:, None, :]
+        # Padding on the left sees nothing, and a softmax over nothing is NaN: let it see itself.
+        mask = mask | (~mask.any(-1, keepdim=True) & (keys == places[..., None]))
+    return mask[:, None]

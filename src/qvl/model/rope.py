@@ -11,14 +11,24 @@ def ntk_alpha(num_tokens: int, seq_length: int) -> float:
     return max(2.0 ** math.ceil(math.log2(num_tokens / seq_length) + 1) - 1.0, 1.0)
 
 
-def rotary_tables(position_ids: Tensor, head_size: int, base: float, alpha: float) -> tuple[Tensor, Tensor]:
-    """position_ids (B, T) -> cos and sin, (B, 1, T, K) float32."""
-    base = base * alpha ** (head_size / (head_size - 2))
-    steps = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device)
-    inverse = 1.0 / (base ** (steps / head_size))
+def rotary_tables(
+    position_ids: Tensor, head_size: int, base: float, alpha: float | tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """position_ids (B, T) -> cos and sin, (B, 1, T, K) float32. alpha: of all rows, or of each."""
+    if isinstance(alpha, tuple):
+        each = {one: _inverse_frequencies(head_size, base, one, position_ids.device) for one in set(alpha)}
+        inverse = torch.stack([each[one] for one in alpha])[:, None]  # (B, 1, K / 2)
+    else:
+        inverse = _inverse_frequencies(head_size, base, alpha, position_ids.device)
     angles = position_ids[..., None].float() * inverse  # (B, T, K / 2)
     angles = torch.cat((angles, angles), dim=-1)[:, None]
     return angles.cos(), angles.sin()
+
+
+def _inverse_frequencies(head_size: int, base: float, alpha: float, device: torch.device) -> Tensor:
+    base = base * alpha ** (head_size / (head_size - 2))
+    steps = torch.arange(0, head_size, 2, dtype=torch.float32, device=device)
+    return 1.0 / (base ** (steps / head_size))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Matrices as the CPU's kernels read them, for inference.
+
+A product with a plain matrix lays it out anew every time, or reads it with strides: for a single row of input that takes
+one and a half to three times as long as reading the matrix from memory. oneDNN's own layout is written once here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.model.qwen_vl import QwenVL
+
+LEAST_ROWS = 4  # fewer take oneDNN longer than four
+EXPECTED_ROWS = 16  # for which it chooses the layout
+
+
+class PackedLinear(nn.Module):
+    """An nn.Linear that can't be trained any more; `weight` gives its plain matrix back."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.detach().contiguous()
+        self.dtype = weight.dtype
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, EXPECTED_ROWS)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), made again."""
+        return self.packed.to_dense()
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        rows = x.reshape(-1, self.in_features).to(self.dtype)
+        count = len(rows)
+        if count < LEAST_ROWS:
+            rows = F.pad(rows, (0, 0, 0, LEAST_ROWS - count))
+        product = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
+        return product[:count].view(*x.shape[:-1], self.out_features)
+
+
+def can_pack(model: QwenVL) -> bool:
+    """Whether this torch and this CPU have such products for the model's weights."""
+    weight = model.language.embedding.weight
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    if weight.device.type != "cpu" or not known:
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def pack_matrices(model: QwenVL) -> None:
+    """Every linear layer of the vision encoder and the language model, in place; nothing where it can't be done."""
+    if not can_pack(model):
+        return
+    for part in (model.vision, model.language):
+        for name, layer in list(part.named_modules()):
+            if type(layer) is nn.Linear:
+                part.set_submodule(name, PackedLinear(layer))

@@ -1,10 +1,13 @@
 """The chat in a terminal."""
 
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qvl.errors import QvlError, UsageError
+from qvl.generate import inline
 from qvl.generate.chat import Chat
 
 HELP = "/image PATH shows a picture with your next question, /reset forgets everything, /quit leaves."
@@ -20,6 +23,7 @@ def ask_once(chat: Chat, question: str, pictures: Sequence[str], save: Path) -> 
             drawn.save(save)
         except (ValueError, OSError) as error:
             raise UsageError(f"{save}: the picture can't be written there ({error})") from error
+        inline.show(drawn, sys.stdout, os.environ)
         print(f"boxes drawn: {save}")
 
 

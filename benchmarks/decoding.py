@@ -102,16 +102,14 @@ def int4_beside_bfloat16(size: str, bandwidth: float) -> None:
         works = [work(rng, config, 128, 48) for _ in range(rows)]
         seconds = [best(partial(by_qvl, model, works, rows), 3)[1] for model in (rounded, whole)]
         speeds = [rows * 48 / taken for taken in seconds]
-        print(
-            f"  batch {rows:2}: Int4 {speeds[0]:7.1f} tokens/s, bfloat16 {speeds[1]:7.1f}: {speeds[0] / speeds[1]:.2f} times"
-        )
+        ratio = speeds[0] / speeds[1]
+        print(f"  batch {rows:2}: Int4 {speeds[0]:.1f} tokens/s, {ratio:.2f} times bfloat16's {speeds[1]:.1f}")
     one = work(rng, config, 128, 48)
     for name, model, size_bytes in (("Int4", rounded, head + blocks * 33 / 64), ("bfloat16", whole, head + 2 * blocks)):
         token = decoding_time(model, one)
         reached = (size_bytes + cached_bytes(config, 152)) / token
-        print(
-            f"  {name}, a token of batch 1: {token * 1e3:.1f} ms, {reached / 1e9:.1f} GB/s, {reached / bandwidth:.0%} of a copy's"
-        )
+        share = f"{reached / 1e9:.1f} GB/s, {reached / bandwidth:.0%} of a copy's"
+        print(f"  {name}, a token of batch 1: {token * 1e3:.1f} ms, {share}")
     long = work(rng, config, 512, 1)
     seconds = [best(partial(by_qvl, model, [long], 1), 3)[1] for model in (rounded, whole)]
     print(f"  a prompt of 512 tokens: Int4 {512 / seconds[0]:.0f} tokens/s, bfloat16 {512 / seconds[1]:.0f}")

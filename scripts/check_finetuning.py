@@ -109,9 +109,9 @@ def write(asked: list[Asked], path: Path) -> Path:
 
 def named(model: QwenVLWithTokenizer, asked: list[Asked]) -> float:
     """Share of the answers that are right to the letter."""
-    return sum("".join(model.conversation().ask(one.question, [one.picture])).strip() == one.answer for one in asked) / len(
-        asked
-    )
+    return sum(
+        "".join(model.conversation().ask(one.question, [one.picture])).strip() == one.answer for one in asked
+    ) / len(asked)
 
 
 def box_errors(model: QwenVLWithTokenizer, asked: list[Asked]) -> list[int]:

@@ -9,8 +9,8 @@ from PIL import Image as PILImage
 import qvl
 from qvl.errors import ImageError, UsageError
 from qvl.generate.chat import Chat
-from qvl.generate.loaded import QwenVLWithTokenizer
 from qvl.generate.engine import Engine
+from qvl.generate.loaded import QwenVLWithTokenizer
 from qvl.generate.request import Request, Step
 from qvl.generate.sampling import SamplingConfig
 from qvl.text.markup import Box, Ref
@@ -47,7 +47,9 @@ def say(chat: Chat, *args: Any) -> str:
 
 def test_an_untrained_model_streams_and_repeats_itself_with_its_seed(loaded: QwenVLWithTokenizer) -> None:
     sampling = SamplingConfig(temperature=1.0)
-    answers = [say(loaded.conversation(max_new_tokens=12, sampling=sampling, seed=s), "what?", [RED]) for s in (1, 1, 2)]
+    answers = [
+        say(loaded.conversation(max_new_tokens=12, sampling=sampling, seed=s), "what?", [RED]) for s in (1, 1, 2)
+    ]
     assert answers[0] == answers[1] != answers[2]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from qvl.cli.data import add_data_tools
 from qvl.cli.evaluate import add_eval
 from qvl.cli.finetune import add_finetune, say_result
+from qvl.cli.serve import add_serve
 from qvl.cli.study import add_study
 from qvl.cli.verb import add_ranks, add_verb, check_benchmarks, loaded, run_benchmarks, usable_device, usable_ranks
 from qvl.errors import QvlError, RecipeError, UsageError
@@ -105,6 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--system", help="the system text")
     chat.add_argument("--device", default="cpu")
 
+    add_serve(verbs)
+
     weights = add_verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
     weights.add_argument("model", type=Path)
     weights.add_argument("out", type=Path)
@@ -193,7 +196,7 @@ def _chat(args: argparse.Namespace) -> None:
     from qvl.generate.sampling import SamplingConfig
     from qvl.generate.terminal import ask_once, converse
 
-    model = loaded(args.model or _default_model(), args.adapter, usable_device(args.device))
+    model = loaded(args.model or default_model(), args.adapter, usable_device(args.device))
     chat = model.conversation(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)
@@ -201,7 +204,7 @@ def _chat(args: argparse.Namespace) -> None:
         converse(chat, args.image, args.save)
 
 
-def _default_model() -> Path:
+def default_model() -> Path:
     """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
     from importlib import resources
 

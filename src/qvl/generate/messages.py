@@ -64,7 +64,7 @@ def _content(value: Any, role: str, where: str, pictures: list[PILImage.Image], 
     for number, part in enumerate(parts):
         place = f"{where}.content[{number}]"
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part["text"] if "text" in part else None, str):
+        if kind == "text" and isinstance(part.get("text"), str):
             segments += parse_markup(part["text"]) if role == "assistant" else [Text(part["text"])]
         elif kind == "image_url" and role == "user":
             segments.append(Image(len(pictures)))

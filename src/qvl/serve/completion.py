@@ -143,7 +143,12 @@ class Completion:
     def boxes(self, index: int) -> list[dict[str, Any]]:
         """The boxes and quads of a choice: phrase, corners in [0, 1000) and in pixels, and which picture, from 0."""
         return [
-            {"phrase": box.phrase, "grid": box.grid, "pixels": [round(p, 1) for p in box.pixels], "picture": box.picture}
+            {
+                "phrase": box.phrase,
+                "grid": box.grid,
+                "pixels": [round(p, 1) for p in box.pixels],
+                "picture": box.picture,
+            }
             for box in self.answer(index).boxes
         ]
 

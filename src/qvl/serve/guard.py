@@ -51,5 +51,3 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             raise ApiError(413, f"the body has more than {max_bytes:,} bytes", "body_too_large")
     return bytes(data)
-
-

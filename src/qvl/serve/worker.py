@@ -87,7 +87,7 @@ class Worker:
         while self._take(tickets):
             try:
                 steps = self.engine.step()
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told and the next ones served
+            except Exception as error:
                 log.exception("the engine failed at a step; the requests that ran are lost")
                 self._fail(tickets, error)
                 continue

@@ -1,0 +1,56 @@
+"""`qvl serve`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from qvl.cli.verb import add_verb, loaded, usable_device
+from qvl.errors import MissingDependencyError
+
+
+def add_serve(verbs: Any) -> None:
+    """The verb and its flags."""
+    serve = add_verb(verbs, "serve", _serve, "an OpenAI-compatible server and a web page")
+    serve.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
+    serve.add_argument("--adapter", type=Path, help="folder of adapters for the model")
+    serve.add_argument("--device", default="cpu")
+    serve.add_argument("--bf16", action="store_true", help="weights in bfloat16 (float32)")
+    serve.add_argument("--name", help="the model's name for clients (its folder's)")
+    serve.add_argument("--host", default="127.0.0.1", help="anything but loopback needs a key")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--api-key", help="clients must send it (QVL_API_KEY)")
+    serve.add_argument("--max-rows", type=int, default=16, help="answers made at once (16)")
+    serve.add_argument("--max-waiting", type=int, default=64, help="requests that may wait; more get 429 (64)")
+    serve.add_argument("--max-tokens", type=int, help="of prompt and answer together (the model's own length)")
+    serve.add_argument("--max-images", type=int, default=16, help="a request (16)")
+    serve.add_argument("--max-body-mb", type=int, default=32, help="a request (32)")
+    serve.add_argument("--allow-urls", action="store_true", help="fetch pictures from the network, guarded")
+    serve.add_argument("--allowed-domains", nargs="+", default=[], metavar="DOMAIN", help="fetch from these alone")
+    serve.add_argument("--log-prompts", action="store_true", help="write texts into the log")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from qvl.cli import default_model
+
+    try:
+        from qvl.serve.run import run
+        from qvl.serve.settings import Settings
+    except ImportError as error:
+        raise MissingDependencyError(f"qvl serve needs {error.name}: pip install 'qvl[serve]'") from error
+    folder = args.model or default_model()
+    settings = Settings(
+        args.name or folder.resolve().name,
+        args.host,
+        args.port,
+        args.api_key or os.environ.get("QVL_API_KEY"),
+        args.max_rows,
+        args.max_waiting,
+        args.max_tokens,
+        max_body_bytes=args.max_body_mb * 2**20,
+        max_images=args.max_images,
+        allow_urls=args.allow_urls,
+        allowed_domains=tuple(args.allowed_domains),
+        log_prompts=args.log_prompts,
+    )
+    run(loaded(folder, args.adapter, usable_device(args.device), args.bf16), settings)

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -60,7 +61,6 @@ NEVER = [  # whatever they resolve to
     "http://①②⑦.0.0.1/",
     "http://example.org:22/",
     "http://example.org:99999/",
-    "http://example.org:/../:8080/:x:",
     "http://exam_ple.org/",
     "http://example..org/",
     "http://.example.org/",
@@ -132,10 +132,8 @@ def answering() -> Iterator[Callable[[bytes | Callable[[socket.socket], None]], 
                 return
             with connection:
                 asked = connection.recv(4096)
-                try:
+                with suppress(OSError):
                     answer(connection) if callable(answer) else connection.sendall(answer.replace(b"ASKED", asked))
-                except OSError:
-                    pass
 
         threading.Thread(target=serve, daemon=True).start()
         url = httpx.URL(f"http://pictures.example.org:{listener.getsockname()[1]}/a.png")

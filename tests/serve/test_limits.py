@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from conftest import Running
 from qvl.errors import UsageError
+from qvl.generate.request import Step
 from qvl.serve.settings import Settings
 
 LONG = {"model": "tiny", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 1900, "temperature": 2}
@@ -99,8 +100,21 @@ def test_odd_pictures_are_read(server: Running, name: str) -> None:
     assert post(server, shown(FINE[name])).status_code == 200
 
 
-def test_a_client_that_leaves_frees_its_row(server: Running) -> None:
+def slowed(server: Running) -> Running:
+    """Its steps take longer, so that answers last."""
+    step = server.worker.engine.step
+
+    def slow() -> list[Step]:
+        time.sleep(0.1)
+        return step()
+
+    server.worker.engine.step = slow  # type: ignore[method-assign]
+    return server
+
+
+def test_a_client_that_leaves_frees_its_row(start: Callable[..., Running]) -> None:
     """Whether it waits for a stream or for the whole answer."""
+    server = slowed(start())
     for stream in (True, False):
         gone = server.metric("qvl_disconnected_total")
         body = json.dumps({**LONG, "stream": stream}).encode()
@@ -114,15 +128,15 @@ def test_a_client_that_leaves_frees_its_row(server: Running) -> None:
                 time.sleep(0.005)
             assert server.worker.engine.num_running == 1
         left = time.monotonic()
-        while server.worker.num_open and time.monotonic() < left + 10:
+        while server.worker.engine.num_running and time.monotonic() < left + 10:
             time.sleep(0.005)
         assert time.monotonic() - left < 1
-        assert server.worker.engine.num_running == 0
+        assert server.worker.num_open == 0
         assert server.metric("qvl_disconnected_total") == gone + 1
 
 
 def test_more_requests_than_may_wait_are_told_so(start: Callable[..., Running]) -> None:
-    server = start(max_rows=1, max_waiting=1)
+    server = slowed(start(max_rows=1, max_waiting=1))
     with httpx.Client() as client:
         streams = [client.stream("POST", f"{server.url}/v1/chat/completions", json={**LONG, "stream": True})]
         streams[0].__enter__()

@@ -40,7 +40,7 @@ def guard(api_key: str | None) -> Callable[[Request, Callable[[Request], Awaitab
 
 def _has_key(request: Request, api_key: str) -> bool:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), api_key.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), api_key.encode())
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -80,7 +80,7 @@ def test_the_chat_shows_what_it_has_drawn(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.setenv("TERM", "xterm-kitty")
-    chat = qvl.load(str(resources.files("qvl.assets") / "tiny")).chat()
+    chat = qvl.load(str(resources.files("qvl.assets") / "tiny")).conversation()
     terminal.ask_once(chat, "Find the yellow house.", ["examples/picture.png"], tmp_path / "answer.png")
     data = "".join(re.findall(r"\x1b_G[^;]*;([^\x1b]*)\x1b", out.getvalue()))
     with PILImage.open(tmp_path / "answer.png") as saved:

@@ -1,9 +1,5 @@
-"""The page's folder behind the server's headers, and a chat API that says what it is told.
+"""The page's folder behind the server's policy, and a chat API that says what it is told: odd answers, odd errors."""
 
-python tests/serve/page_server.py    # to look at the page: the shipped weights answer at 127.0.0.1:8900
-"""
-
-import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -11,15 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import qvl
-from qvl.text.markup import Image, Text, parse_markup
+from qvl.serve.guard import POLICY
 
 PAGE = Path("src/qvl/serve/page")
-POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'"
 SimpleHTTPRequestHandler.extensions_map |= {".js": "text/javascript", ".webp": "image/webp"}
 
 
@@ -123,36 +116,3 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def shipped_model() -> Callable[[dict[str, Any]], Iterator[str]]:
-    """A reply by the weights that come with the package, over the whole conversation."""
-    model = qvl.load(str(resources.files("qvl.assets") / "tiny"))
-
-    def reply(request: dict[str, Any]) -> Iterator[str]:
-        chat = model.chat(max_new_tokens=request.get("max_tokens", 128))
-        *history, question = request["messages"]
-        for message in history:
-            text, pictures = _read(message)
-            places = [Image(len(chat.pictures) + i) for i in range(len(pictures))]
-            chat.pictures += [qvl.images.load(picture) for picture in pictures]
-            content = (*places, Text(text)) if message["role"] == "user" else parse_markup(text)
-            chat.turns.append((message["role"], content))
-        yield from chat.ask(*_read(question))
-
-    return reply
-
-
-def _read(message: dict[str, Any]) -> tuple[str, list[bytes]]:
-    """Words and pictures of a message."""
-    if isinstance(message["content"], str):
-        return message["content"], []
-    urls = [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
-    pictures = [base64.b64decode(url.partition(",")[2]) for url in urls]
-    return message["content"][-1]["text"], pictures
-
-
-if __name__ == "__main__":
-    with serving(Script(shipped_model()), port=8900) as address:
-        print(address, flush=True)
-        threading.Event().wait()

@@ -1,17 +1,19 @@
-"""The page in a real browser: against the shipped weights, and against answers that no model would give."""
+"""The page in a real browser: against the real server, and against answers that no model would give."""
 
 import base64
 import io
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from page_server import PAGE, RefusedError, Script, serving, shipped_model
+from page_server import PAGE, RefusedError, Script, serving
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from conftest import Running
 from qvl.data.ocr.html import find_browser
 from qvl.text.markup import Box, Quad, Ref, Text, from_grid, parse_markup
 
@@ -35,8 +37,8 @@ def opened(browser: Browser) -> Iterator[Open]:
     closing: list[Any] = []
     complaints: list[str] = []
 
-    def open_page(script: Script, **options: Any) -> Page:
-        server = serving(script)
+    def open_page(script: Script | Running, **options: Any) -> Page:
+        server = serving(script) if isinstance(script, Script) else nullcontext(script.url)
         context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", **options})
         closing.extend([server, context])
         page = context.new_page()
@@ -109,8 +111,8 @@ def drawn_boxes(answer: Locator) -> list[tuple[float, ...]]:
     return [tuple(box) for box in found]
 
 
-def test_a_dropped_picture_is_asked_about_and_its_box_is_drawn(opened: Open) -> None:
-    page = opened(Script(shipped_model()))
+def test_a_dropped_picture_is_asked_about_and_its_box_is_drawn(opened: Open, server: Running) -> None:
+    page = opened(server)
     drop(page, HOUSE)
     expect(page.locator("#tray img")).to_be_visible()
     expect(page.locator("#drop")).to_be_hidden()
@@ -122,8 +124,8 @@ def test_a_dropped_picture_is_asked_about_and_its_box_is_drawn(opened: Open) -> 
     expect(page.locator("#tray img")).to_have_count(0)
 
 
-def test_an_example_is_one_click(opened: Open) -> None:
-    page = opened(Script(shipped_model()))
+def test_an_example_is_one_click(opened: Open, server: Running) -> None:
+    page = opened(server)
     page.locator("#examples button", has_text="OCR").click()
     assert answer(page).locator(".label").all_inner_texts() == ["BOOK", "SHOP"]
     expect(page.locator("#welcome")).to_be_hidden()

@@ -80,7 +80,8 @@ async function take(chosen) {
   notice("");
   for (const file of chosen) {
     try {
-      waiting = [...waiting, await readPicture(file)];
+      const picture = await readPicture(file);
+      waiting = [...waiting, picture]; // as it is now: others may have come meanwhile
     } catch {
       notice(text("unreadable", file.name));
     }

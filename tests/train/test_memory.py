@@ -71,7 +71,7 @@ def test_blocks_keep_what_the_formulas_say(
     if part == "language":
         cos, sin = rotary_tables(torch.arange(64)[None], text.head_size, 10000.0, 1.0)
         mask = torch.ones(2, 1, 64, 64, dtype=torch.bool).tril()
-        rest, outside = (Positions(cos, sin, None, mask), None), [cos, sin, mask]
+        rest, outside = (Positions(cos, sin, None, mask, torch.arange(64)[None]), None), [cos, sin, mask]
     how = Arithmetic.of(numbers != "float32", numbers == "bf16 weights", True)
     formula = vision_block if part == "vision" else language_block
     expected = formula(TINY, batch, how, Gradients(learns, True, 4), 1).saved

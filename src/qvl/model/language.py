@@ -65,12 +65,13 @@ class LanguageBlock(nn.Module):
         v = qkv[:, 2 * heads :]
         if positions.logn is not None:
             q = (q * positions.logn).to(v.dtype)
+        narrow = v.dtype
         if cache is not None:
             k, v = cache.append(self.layer, k, v, positions.places)
             q = q.to(k.dtype)
         causal = positions.mask is None and q.shape[2] > 1
         attended = attend(q, k, v, positions.mask, causal)
-        return attended.transpose(1, 2).flatten(2).to(x.dtype)
+        return attended.transpose(1, 2).flatten(2).to(narrow)  # the cache may be wider
 
     def initialize(self, generator: torch.Generator, config: LanguageConfig) -> None:
         for layer in (self.c_attn, self.w1, self.w2):

@@ -213,3 +213,12 @@ def test_pictures_of_every_kind(client: openai.OpenAI) -> None:
         uri = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
         answer = client.chat.completions.create(model="tiny", messages=asked(uri, uri, QUESTION), max_tokens=2)
         assert answer.choices[0].finish_reason == "length"
+
+
+def test_whatever_the_document_allows_or_forbids_nothing_fails_inside() -> None:
+    """The script throws a thousand requests where nothing else is said."""
+    command = [sys.executable, "scripts/check_server.py", "--cases", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(part.split(": ") for part in done.stdout.split("requests: ")[1].strip().split(", "))
+    assert int(counts["200"]) > 3 and int(counts["400"]) > 20

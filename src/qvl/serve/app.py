@@ -36,9 +36,7 @@ REFUSALS = {
 REQUEST_BODY = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {"schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
-        },
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
     }
 }
 
@@ -113,6 +111,7 @@ def create_app(served: Served) -> FastAPI:
     """The server's paths over what is served; closing the backend is the caller's."""
     app = FastAPI(title="qvl", description="Qwen-VL behind OpenAI's chat API", redoc_url=None, docs_url=None)
     app.middleware("http")(guard(served.settings.api_key))
+    document = app.openapi
 
     @app.post(
         "/v1/chat/completions",
@@ -164,8 +163,17 @@ def create_app(served: Served) -> FastAPI:
         served.metrics.requests.labels(500).inc()
         return JSONResponse(ApiError(500, "something went wrong here; the log has it", "internal_error").body(), 500)
 
+    app.openapi = lambda: _document(app, document)  # type: ignore[method-assign]
     app.mount("/", StaticFiles(directory=str(resources.files("qvl.serve") / "page"), html=True), name="page")
     return app
+
+
+def _document(app: FastAPI, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """FastAPI's document with the chat request's schema, which the path reads by itself: errors are OpenAI's then."""
+    if app.openapi_schema is None:
+        schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        made()["components"]["schemas"] |= schema.pop("$defs") | {"ChatRequest": schema}
+    return app.openapi_schema or {}
 
 
 async def _exhaust(pieces: AsyncIterator[Piece]) -> None:

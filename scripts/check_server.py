@@ -1,6 +1,6 @@
 """Throws 1,000 requests at a server, made by schemathesis from the server's own OpenAPI document: none may end in 5xx.
 
-    python scripts/check_server.py [MODEL] [--cases 1000]
+python scripts/check_server.py [MODEL] [--cases 1000]
 """
 
 import argparse

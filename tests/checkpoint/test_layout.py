@@ -178,5 +178,5 @@ def test_folders_without_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):
         load_model(tmp_path)
     shutil.copy(FOLDER / "config.json", tmp_path)
-    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors or pytorch_model\.bin"):
         load_model(tmp_path)

@@ -11,17 +11,9 @@ import torch
 from torch import Tensor
 
 from qvl.checkpoint.config_json import config_from_json, language_from_json
-from qvl.checkpoint.layout import (
-    OPEN_CLIP_FILES,
-    QWEN_FILES,
-    check_names,
-    files_of,
-    open_weights,
-    read_json,
-    read_tensor,
-    weight_files,
-)
+from qvl.checkpoint.json_files import read_json
 from qvl.checkpoint.names import open_clip_names, part_names
+from qvl.checkpoint.weights import OPEN_CLIP_FILES, QWEN_FILES, Files, check_names, files_of, read_tensors, tensor_names
 from qvl.errors import CheckpointError
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
@@ -42,7 +34,7 @@ def load_part(directory: str | Path, part: str, config: QwenVLConfig) -> dict[st
     Reads only the part's tensors. Of OpenCLIP these are left out: the text tower and logit_scale, the class token
     with its row of the position table, and what comes after the blocks (ln_post, proj). Its LayerNorms add 1e-5 to
     the variance, ours 1e-6, as the published Qwen-VL. Raises CheckpointError naming the file, field or tensors: a
-    folder without the part, a part of other sizes, missing or misshapen tensors, a folder with .bin files only.
+    folder without the part, a part of other sizes, missing or misshapen tensors.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -69,9 +61,8 @@ def _from_qwen(
         raise CheckpointError(f"{path}: no table 'visual': a language model alone has no {part}")
     _check_made_for(path, part, {name: getattr(sizes, name) for name in _MADE_FOR[part]}, config)
     names = part_names(config, part)
-    with open_weights(weight_files(directory)) as stored:
-        check_names(directory, set(names.values()), stored.keys() & set(names.values()))
-        return {ours: read_tensor(stored, theirs, shapes[ours]) for ours, theirs in names.items()}
+    check_names(directory, set(names.values()), tensor_names(directory) & set(names.values()))
+    return _read(directory, QWEN_FILES, names, shapes)
 
 
 def _from_open_clip(
@@ -84,15 +75,21 @@ def _from_open_clip(
     names = open_clip_names(config)
     rows, width = shapes["positional_embedding"]
     shapes = shapes | {"positional_embedding": (1 + rows, width)}  # the class token's row comes first
-    with open_weights(weight_files(directory, OPEN_CLIP_FILES)) as stored:
-        visual = {name for name in stored if name.startswith("visual.")}
-        check_names(directory, set(names.values()), visual - _OPEN_CLIP_LEFT_OUT)
-        tensors = {ours: read_tensor(stored, theirs, shapes[ours]) for ours, theirs in names.items()}
+    visual = {name for name in tensor_names(directory, OPEN_CLIP_FILES) if name.startswith("visual.")}
+    check_names(directory, set(names.values()), visual - _OPEN_CLIP_LEFT_OUT)
+    tensors = _read(directory, OPEN_CLIP_FILES, names, shapes)
     tensors["positional_embedding"] = tensors["positional_embedding"][1:].clone()
     for name in tensors:
         if ".in_proj." in name:
             tensors[name] = _by_head(tensors[name], config.vision.heads)
     return tensors
+
+
+def _read(
+    directory: Path, files: Files, names: dict[str, str], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    tensors = read_tensors(directory, {theirs: shapes[ours] for ours, theirs in names.items()}, files)
+    return {ours: tensors[theirs] for ours, theirs in names.items()}
 
 
 def _open_clip_sizes(path: Path) -> dict[str, int]:

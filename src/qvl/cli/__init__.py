@@ -12,7 +12,17 @@ from qvl.cli.evaluate import add_eval
 from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.serve import add_serve
 from qvl.cli.study import add_study
-from qvl.cli.verb import add_ranks, add_verb, check_benchmarks, loaded, run_benchmarks, usable_device, usable_ranks
+from qvl.cli.verb import (
+    add_model,
+    add_ranks,
+    add_verb,
+    check_benchmarks,
+    model_of,
+    run_benchmarks,
+    usable_device,
+    usable_ranks,
+)
+from qvl.cli.weights import add_weights
 from qvl.errors import QvlError, RecipeError, UsageError
 
 TINY_RECIPES = Path("recipes/tiny")
@@ -97,20 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_study(verbs)
 
     chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
-    chat.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
-    chat.add_argument("--adapter", type=Path, help="folder of adapters for the model, of `qvl finetune` or peft")
+    add_model(chat)
     chat.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture; may come several times")
     chat.add_argument("--ask", metavar="QUESTION", help="ask once and leave")
     chat.add_argument("--save", type=Path, default=Path("answer.png"), help="where boxes are drawn (answer.png)")
     chat.add_argument("--temperature", type=float, default=0.0)
     chat.add_argument("--system", help="the system text")
-    chat.add_argument("--device", default="cpu")
 
     add_serve(verbs)
 
-    weights = add_verb(verbs, "convert", _convert, "published .bin weights -> safetensors")
-    weights.add_argument("model", type=Path)
-    weights.add_argument("out", type=Path)
+    add_weights(verbs)
     return parser
 
 
@@ -196,29 +202,9 @@ def _chat(args: argparse.Namespace) -> None:
     from qvl.generate.sampling import SamplingConfig
     from qvl.generate.terminal import ask_once, converse
 
-    model = loaded(args.model or default_model(), args.adapter, usable_device(args.device))
+    _, model = model_of(args)
     chat = model.conversation(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)
     else:
         converse(chat, args.image, args.save)
-
-
-def default_model() -> Path:
-    """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
-    from importlib import resources
-
-    found = sorted(Path("runs").glob("*/sft/checkpoint/config.json"), key=lambda path: path.stat().st_mtime)
-    if found:
-        return found[-1].parent
-    shipped = Path(str(resources.files("qvl.assets") / "tiny"))
-    if (shipped / "config.json").exists():
-        return shipped
-    raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from qvl.checkpoint.convert import convert_bin
-
-    for path in convert_bin(args.model, args.out):
-        print(path)

@@ -123,11 +123,15 @@ def _answerer(args: argparse.Namespace, device: str) -> tuple[Any, str]:
 
         server = Server(args.server, args.model, os.environ.get(args.key_from) or "none", args.workers)
         return RemoteModel(ChatServer(server)), f"{args.model} at {args.server}"
+    import torch
+
+    from qvl.checkpoint.hub import find_model
     from qvl.evaluate.answering import LocalModel, fingerprint
 
     precision = args.precision or ("float32" if device == "cpu" else "bf16")
-    model = loaded(Path(args.model), args.adapter, device, in_bf16=precision == "bf16")
-    name = f"{fingerprint(Path(args.model), args.adapter)}, {precision}"
+    folder = find_model(args.model)
+    model = loaded(folder, args.adapter, device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    name = f"{fingerprint(folder, args.adapter)}, {precision}"
     return LocalModel(model.model, model.tokenizer, args.batch_size, precision, args.workers), name
 
 

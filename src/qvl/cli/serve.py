@@ -2,20 +2,16 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
-from qvl.cli.verb import add_verb, loaded, usable_device
+from qvl.cli.verb import add_model, add_verb, model_of
 from qvl.errors import MissingDependencyError
 
 
 def add_serve(verbs: Any) -> None:
     """The verb and its flags."""
     serve = add_verb(verbs, "serve", _serve, "an OpenAI-compatible server and a web page")
-    serve.add_argument("model", type=Path, nargs="?", help="checkpoint folder (the newest run, or the shipped weights)")
-    serve.add_argument("--adapter", type=Path, help="folder of adapters for the model")
-    serve.add_argument("--device", default="cpu")
-    serve.add_argument("--bf16", action="store_true", help="weights in bfloat16 (float32)")
+    add_model(serve)
     serve.add_argument("--name", help="the model's name for clients (its folder's)")
     serve.add_argument("--host", default="127.0.0.1", help="anything but loopback needs a key")
     serve.add_argument("--port", type=int, default=8000)
@@ -31,14 +27,12 @@ def add_serve(verbs: Any) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from qvl.cli import default_model
-
     try:
         from qvl.serve.run import run
         from qvl.serve.settings import Settings
     except ImportError as error:
         raise MissingDependencyError(f"qvl serve needs {error.name}: pip install 'qvl[serve]'") from error
-    folder = args.model or default_model()
+    folder, model = model_of(args)
     settings = Settings(
         args.name or folder.resolve().name,
         args.host,
@@ -53,4 +47,4 @@ def _serve(args: argparse.Namespace) -> None:
         allowed_domains=tuple(args.allowed_domains),
         log_prompts=args.log_prompts,
     )
-    run(loaded(folder, args.adapter, usable_device(args.device), args.bf16), settings)
+    run(model, settings)

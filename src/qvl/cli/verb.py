@@ -38,26 +38,56 @@ def usable_device(name: str) -> str:
     return name
 
 
-def loaded(model: Path, adapter: Path | None, device: str, in_bf16: bool = False) -> Any:
-    """A checkpoint folder's model and tokenizer, with adapters where some are given; float32 weights, or bf16 ones."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flags of verbs that answer: which model, and how it is held."""
+    parser.add_argument("--model", help="checkpoint folder (the newest run, or the shipped weights); or owner/model")
+    parser.add_argument("--hub", help="download owner/model from there: huggingface, modelscope")
+    parser.add_argument("--adapter", type=Path, help="folder of adapters for the model, of `qvl finetune` or peft")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="(bfloat16 on a GPU and for large models)")
+    parser.add_argument("--device", default="cpu")
+
+
+def model_of(args: argparse.Namespace) -> tuple[Path, Any]:
+    """The folder that the flags of `add_model` name, and what is loaded from it."""
     import torch
 
-    from qvl.generate.loaded import QwenVLWithTokenizer, load
+    from qvl.checkpoint.hub import find_model
 
-    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    folder = default_model() if args.model is None else find_model(args.model, args.hub)
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    return folder, loaded(folder, args.adapter, usable_device(args.device), dtype)
+
+
+def default_model() -> Path:
+    """The newest checkpoint of a finished last stage under runs/, else the weights that ship with qvl."""
+    from importlib import resources
+
+    found = sorted(Path("runs").glob("*/sft/checkpoint/config.json"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return found[-1].parent
+    shipped = Path(str(resources.files("qvl.assets") / "tiny"))
+    if (shipped / "config.json").exists():
+        return shipped
+    raise UsageError("no checkpoint here: make one with `make demo`, or give a checkpoint folder")
+
+
+def loaded(folder: Path, adapter: Path | None, device: str, dtype: Any = None) -> Any:
+    """A checkpoint folder's model and tokenizer, with adapters where some are given; dtype as of `qvl.load`."""
+    from qvl.generate.loaded import QwenVLWithTokenizer, load, usual_dtype
+
     if adapter is None:
-        return load(model, dtype, device)
-    from qvl.checkpoint.layout import quantization_of
+        return load(folder, dtype, device)
+    from qvl.checkpoint.layout import load_config, quantization_of
     from qvl.generate.prepare import prepare
     from qvl.quantize.layout import load_any
     from qvl.text.tokenizer import Tokenizer
     from qvl.train.lora import load_adapter, merge_lora, quantize_of
 
-    whole = load_any(model, dtype, device)
+    whole = load_any(folder, dtype or usual_dtype(load_config(folder), device), device)
     load_adapter(whole, adapter)
-    if quantization_of(model) is None and quantize_of(adapter) == "no":
+    if quantization_of(folder) is None and quantize_of(adapter) == "no":
         merge_lora(whole)
-    return QwenVLWithTokenizer(whole, Tokenizer.from_dir(model), prepare(whole))
+    return QwenVLWithTokenizer(whole, Tokenizer.from_dir(folder), prepare(whole))
 
 
 def check_benchmarks(recipe: Any, run_dir: Path) -> None:

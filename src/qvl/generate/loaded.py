@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from qvl import images
+from qvl.checkpoint.hub import find_model
+from qvl.checkpoint.layout import load_config
 from qvl.generate.answer import Answer, make_answer
 from qvl.generate.chat import ANSWER_TOKENS, Chat, answer_content, pixels_of, stop_ids
 from qvl.generate.engine import Engine
@@ -17,11 +19,14 @@ from qvl.generate.request import Request
 from qvl.generate.sampling import SamplingConfig
 from qvl.generate.spoken import SpokenText
 from qvl.images import ImageSource
+from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.layout import load_any
 from qvl.text.markup import Content
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
 from qvl.text.tokenizer import Tokenizer
+
+EXACT_UP_TO = 10**9  # weights
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,26 @@ class QwenVLWithTokenizer:
         return Engine(self.model, max_rows=1)
 
 
-def load(directory: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> QwenVLWithTokenizer:
+def load(
+    directory: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    hub: str | None = None,
+) -> QwenVLWithTokenizer:
     """Model and tokenizer of a checkpoint folder, prepared for answering (see qvl.generate.prepare); to train, take
-    `qvl.checkpoint.load_model`. CheckpointError or TextError says what is wrong with the folder."""
-    model = load_any(directory, dtype, device)
-    return QwenVLWithTokenizer(model, Tokenizer.from_dir(Path(directory)), prepare(model))
+    `qvl.checkpoint.load_model`.
+
+    `owner/model` is looked for in the hubs' local caches, or downloaded where hub is "huggingface" or "modelscope".
+    dtype: None takes float32 for a small model on the CPU, else bfloat16. CheckpointError or TextError says what is
+    wrong with the folder.
+    """
+    directory = find_model(directory, hub)
+    model = load_any(directory, dtype or usual_dtype(load_config(directory), device), device)
+    return QwenVLWithTokenizer(model, Tokenizer.from_dir(directory), prepare(model))
+
+
+def usual_dtype(config: QwenVLConfig, device: str) -> torch.dtype:
+    """What a model answers in where nothing is said: float32 is exact, but of billions of weights twice the memory."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in QwenVL(config).parameters())
+    return torch.float32 if device == "cpu" and count <= EXACT_UP_TO else torch.bfloat16

@@ -12,11 +12,11 @@ from qvl.checkpoint.layout import (
     load_config,
     load_model,
     quantization_of,
-    read_weights,
-    tensor_names,
+    read_state,
     write_folder,
 )
 from qvl.checkpoint.names import published_names
+from qvl.checkpoint.weights import tensor_names
 from qvl.errors import CheckpointError
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.gptq import BITS, GROUP_SIZE, PER_INT, GPTQLinear
@@ -42,18 +42,20 @@ def load_any(directory: str | Path, dtype: torch.dtype | None = torch.float32, d
             if isinstance(layer, nn.Linear) and f"{prefix}qweight" in found:
                 biased = f"{prefix}bias" in found  # AutoGPTQ writes zeros where the layer has none
                 model.set_submodule(name, GPTQLinear(layer.in_features, layer.out_features, biased, group_size))
-    names = _names(model)
-    state = read_weights(directory, {names[ours]: tuple(t.shape) for ours, t in model.state_dict().items()})
-    tensors = {ours: _as(state[theirs], ours, dtype).to(device) for ours, theirs in names.items()}
-    return filled(model, tensors)
+    state = read_state(model, directory, _names(model), lambda name, tensor: _as(tensor, name, dtype).to(device))
+    return filled(model, state)
 
 
 def save_int4(model: QwenVL, config: dict[str, Any], directory: Path, tokenizer: Tokenizer) -> None:
     """Write a model with Int4 matrices in AutoGPTQ's format, which load_any reads. config: of the whole one."""
-    state = model.state_dict()
-    tensors = {theirs: _as(state[ours], ours, torch.float16) for ours, theirs in _names(model).items()}
     settings = {"quant_method": "gptq", "bits": BITS, "group_size": GROUP_SIZE, "sym": False, "desc_act": False}
-    write_folder(tensors, {**config, QUANTIZATION_KEY: settings}, directory, tokenizer)
+    write_folder(any_tensors(model, torch.float16), {**config, QUANTIZATION_KEY: settings}, directory, tokenizer)
+
+
+def any_tensors(model: QwenVL, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors of a model that may have Int4 matrices, by their published names; None: as they are."""
+    state = model.state_dict()
+    return {theirs: _as(state[ours], ours, dtype) for ours, theirs in _names(model).items()}
 
 
 def to_int4(model: QwenVL) -> None:
@@ -99,7 +101,7 @@ def _names(model: QwenVL) -> dict[str, str]:
 
 def _as(tensor: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
     """Weights change their type, packed integers and their scales don't."""
-    return tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(".scales") else tensor
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() and not name.endswith(".scales") else tensor
 
 
 def _group_size(settings: dict[str, Any], directory: Path) -> int:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qvl.checkpoint.layout import write_weights
 from qvl.checkpoint.names import published_names
+from qvl.checkpoint.weights import write_weights
 from qvl.errors import CheckpointError, MissingDependencyError
 from qvl.files import write_text
 from qvl.model.config import QwenVLConfig

@@ -1,6 +1,5 @@
 """Adapter and base -> one complete checkpoint folder, with how far its logits are from the two apart."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qvl.checkpoint.beside import copy_beside
+from qvl.checkpoint.json_files import read_json
 from qvl.checkpoint.layout import (
     CONFIG_NAME,
     QUANTIZATION_KEY,
     published_tensors,
-    read_json,
     write_folder,
 )
 from qvl.errors import UsageError
@@ -25,8 +25,6 @@ from qvl.text.render import render
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.lora import adapter_config, load_adapter, merge_lora
 
-COPIED = (".json", ".py", ".tiktoken", ".ttf", ".txt")  # what lies beside the weights: tokenizer, generation, code
-WEIGHTS_OWN = (".index.json", "quantize_config.json")  # but not what tells of the base's own
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,9 +65,7 @@ def merge_adapter(
     merge_lora(model)
     config = {key: value for key, value in read_json(base / CONFIG_NAME).items() if key != QUANTIZATION_KEY}
     with appearing(out) as folder:
-        for path in base.iterdir():
-            if path.is_file() and path.suffix in COPIED and not path.name.endswith(WEIGHTS_OWN):
-                shutil.copy(path, folder / path.name)
+        copy_beside(base, folder)
         if requantize:
             to_int4(model)
             save_int4(model, config, folder, tokenizer)

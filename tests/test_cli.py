@@ -14,6 +14,7 @@ import qvl
 from qvl import cli
 from qvl.cli import main
 from qvl.generate import terminal
+from qvl.generate.request import Step
 
 PRETRAIN = "recipes/tiny/pretrain.toml"
 
@@ -22,7 +23,7 @@ def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 24
+    assert len(lines) <= 28
     assert any(line.split()[:1] == ["chat"] for line in lines)
 
 
@@ -77,10 +78,10 @@ def test_a_dry_run_looks_at_the_data_that_are_there(split_dir: Path, capsys: pyt
         (["eval", "compare", "{tmp}"], 2, "two runs, not 1"),
         (["eval", "rescore", "{tmp}"], 2, "holds no answers"),
         (["report", "{tmp}"], 2, "train first"),
-        (["chat", "{tmp}", "--ask", "hi"], 7, "config.json"),
-        (["chat", "{model}", "--ask", "hi", "--image", "no.png"], 5, "no.png: no such image file"),
-        (["chat", "{model}", "--ask", "hi", "--temperature", "-1"], 2, "temperature = -1.0"),
-        (["convert", "{tmp}", "{tmp}/out"], 7, "no pytorch_model*.bin"),
+        (["chat", "--model", "{tmp}", "--ask", "hi"], 7, "config.json"),
+        (["chat", "--model", "{model}", "--ask", "hi", "--image", "no.png"], 5, "no.png: no such image file"),
+        (["chat", "--model", "{model}", "--ask", "hi", "--temperature", "-1"], 2, "temperature = -1.0"),
+        (["export", "{tmp}", "{tmp}/out"], 6, "qwen.tiktoken"),
         (["data", "lint", "{tmp}"], 4, "no *.parquet shard"),
         (["data", "pdf", "no.pdf", "--out", "{tmp}/ocr"], 2, "no.pdf"),
         (["data", "pdf", "docs", "--out", "{tmp}/ocr"], 2, "docs: no .pdf file found"),
@@ -182,7 +183,8 @@ def test_boxes_are_drawn_into_the_named_file(
 ) -> None:
     chat = qvl.load(checkpoint_dir).conversation()
     ids = chat.tokenizer.encode_published("<ref>sun</ref><box>(100,100),(800,800)</box>")
-    monkeypatch.setattr("qvl.generate.chat.stream", lambda *args, **settings: iter(ids))
+    steps = [Step(0, token_id) for token_id in ids]
+    monkeypatch.setattr("qvl.generate.engine.Engine.stream", lambda *_: iter(steps))
     terminal.ask_once(chat, "where?", pictures[:1], tmp_path / "drawn.png")
     assert f"boxes drawn: {tmp_path / 'drawn.png'}" in capsys.readouterr().out
     with PILImage.open(tmp_path / "drawn.png") as drawn:

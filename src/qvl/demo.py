@@ -64,7 +64,7 @@ def run_demo(recipes: Path, out: Path, device: str = "cpu") -> None:
     report = write_report(out, [out / "world" / "test"])
     minutes = (time.perf_counter() - start) / 60
     print(f"\nDone in {minutes:.1f} minutes.\n  report: open {report.resolve()} in a browser")
-    print(f"  chat:   .venv/bin/qvl chat {out / config.stages[-1] / 'checkpoint'} --image PICTURE.png")
+    print(f"  chat:   .venv/bin/qvl chat --model {out / config.stages[-1] / 'checkpoint'} --image PICTURE.png")
 
 
 def _write_world(config: DemoConfig, out: Path) -> None:

@@ -253,14 +253,14 @@ def test_a_task_of_ones_own_from_data_to_a_merged_model(tmp_path: Path, capsys: 
     name = "".join(s.text for s in sample.turns[1].content if isinstance(s, Text))
     (tmp_path / "asked.png").write_bytes(sample.images[0])
     ask = ["--ask", "Which one?", "--image", str(tmp_path / "asked.png")]
-    assert main(["chat", str(SHIPPED), *ask]) == 0
+    assert main(["chat", "--model", str(SHIPPED), *ask]) == 0
     assert name not in capsys.readouterr().out
-    assert main(["chat", str(SHIPPED), "--adapter", str(out / "adapter"), *ask]) == 0
+    assert main(["chat", "--model", str(SHIPPED), "--adapter", str(out / "adapter"), *ask]) == 0
     assert name in capsys.readouterr().out
 
     assert main(["merge", str(out / "adapter"), "--out", str(tmp_path / "merged")]) == 0
     assert "the same first choice at 100.0% of the places" in capsys.readouterr().out
-    assert main(["chat", str(tmp_path / "merged"), *ask]) == 0
+    assert main(["chat", "--model", str(tmp_path / "merged"), *ask]) == 0
     assert name in capsys.readouterr().out
 
 

@@ -26,9 +26,8 @@ def write_beside(out: Path, config: QwenVLConfig, tokenizer: Tokenizer, name: st
     special = tokenizer.special
     generation = {
         "chat_format": "chatml",
-        "eos_token_id": special.endoftext,
+        "eos_token_id": [special.endoftext, special.im_end],
         "pad_token_id": special.endoftext,
-        "stop_words_ids": [[special.im_end], [special.im_start]],
         "do_sample": False,
         "max_new_tokens": 512,
     }

@@ -41,9 +41,7 @@ class QWenVLProcessor(ProcessorMixin):
         """The tokenizer's files; the sizes are in the model's config.json."""
         return list(self.tokenizer.save_pretrained(save_directory))
 
-    def __call__(
-        self, text: str | Sequence[str], images: Any = None, **_: Any
-    ) -> BatchFeature:
+    def __call__(self, text: str | Sequence[str], images: Any = None, **_: Any) -> BatchFeature:
         """A text or several, in which `<img></img>` stands where the next picture goes -> input_ids and attention_mask
         (B, T), padded on the left, pixel_values (N, 3, S, S) in that order. UsageError where the numbers differ."""
         texts = [text] if isinstance(text, str) else list(text)

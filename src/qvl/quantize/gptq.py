@@ -2,7 +2,7 @@
 
 Source: Qwen-VL-Chat-Int4 (quantization_config of its config.json) and AutoGPTQ's layout: for groups of 128 columns a
 scale and a zero point per row; eight values of four bits to an int32, the lowest first; zero points are stored less
-one. Int4 (GPTQ, arXiv 2210.17323) chooses the values by calibration; here a matrix is rounded to the nearest.
+one. `quantize` rounds each value to the nearest; qvl.quantize.calibrate chooses them as GPTQ does.
 """
 
 import math
@@ -35,25 +35,39 @@ def unpack(packed: Tensor) -> Tensor:
 def quantize(weight: Tensor, group_size: int = GROUP_SIZE) -> dict[str, Tensor]:
     """A matrix (out, in), both multiples of 8 -> its tensors in GPTQ's layout, each value rounded to the nearest of
     its group's 16. The last group may be shorter."""
-    out_features, in_features = weight.shape
+    in_features = weight.shape[1]
+    columns = torch.arange(in_features, device=weight.device) // group_size
+    parts = [ranges(part) for part in weight.float().split(group_size, dim=1)]
+    scales, zeros = (torch.stack(values, 1) for values in zip(*parts, strict=True))  # (out, groups)
+    return stored(rounded(weight.float(), scales[:, columns], zeros[:, columns]), scales, zeros, columns)
+
+
+def ranges(group: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of a group, (out, n) float32 -> scale and zero point of each row, (out,)."""
+    high = group.amax(-1).clamp(min=0)
+    low = torch.minimum(group.amin(-1), -high / (LEVELS - 2))  # a zero point of 0 can't be stored less one
+    scales = ((high - low) / (LEVELS - 1)).half().clamp(min=torch.finfo(torch.float16).tiny)
+    return scales.float(), (-low / scales.float()).round().clamp(1, LEVELS)
+
+
+def rounded(weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """The nearest of the 16 values, as numbers in [0, 16)."""
+    return (weight / scales + zeros).round().clamp(0, LEVELS - 1)
+
+
+def stored(values: Tensor, scales: Tensor, zeros: Tensor, columns: Tensor) -> dict[str, Tensor]:
+    """values (out, in) in [0, 16), scales and zeros (out, groups), columns (in,): the group of each -> the layout.
+
+    ValueError for a matrix that can't be packed.
+    """
+    out_features, in_features = values.shape
     if out_features % PER_INT or in_features % PER_INT:
         raise ValueError(f"a matrix of {out_features} x {in_features}: both must be multiples of {PER_INT}")
-    groups = math.ceil(in_features / group_size)
-    # Values repeated from the last column leave the last group's range as it is.
-    full = F.pad(weight.float()[None], (0, groups * group_size - in_features), mode="replicate")[0]
-    grouped = full.unflatten(1, (groups, group_size))  # (out, groups, group_size)
-    high = grouped.amax(-1).clamp(min=0)
-    low = torch.minimum(grouped.amin(-1), -high / (LEVELS - 2))  # a zero point of 0 can't be stored less one
-    scales = ((high - low) / (LEVELS - 1)).half().clamp(min=torch.finfo(torch.float16).tiny)
-    zeros = (-low / scales.float()).round().clamp(1, LEVELS)
-    g_idx = torch.arange(in_features, dtype=torch.int32, device=weight.device) // group_size
-    columns = g_idx.long()
-    values = (weight.float() / scales.float()[:, columns] + zeros[:, columns]).round().clamp(0, LEVELS - 1)
     return {
         "qweight": pack(values).t().contiguous(),  # (in / 8, out)
         "qzeros": pack((zeros - 1).t()),  # (groups, out / 8)
-        "scales": scales.t().contiguous(),  # (groups, out)
-        "g_idx": g_idx,  # (in,)
+        "scales": scales.half().t().contiguous(),  # (groups, out)
+        "g_idx": columns.int(),  # (in,)
     }
 
 
@@ -88,10 +102,12 @@ class GPTQLinear(nn.Linear):
         return self.qweight  # type: ignore[return-value]
 
     @classmethod
-    def from_linear(cls, layer: nn.Linear, group_size: int = GROUP_SIZE) -> "GPTQLinear":
-        """The same layer with its matrix rounded."""
+    def from_linear(
+        cls, layer: nn.Linear, group_size: int = GROUP_SIZE, state: dict[str, Tensor] | None = None
+    ) -> "GPTQLinear":
+        """The same layer with its matrix as `state` has it, else rounded to the nearest."""
         made = cls(layer.in_features, layer.out_features, layer.bias is not None, group_size)
-        state = quantize(layer.weight.detach(), group_size)
+        state = dict(state or quantize(layer.weight.detach(), group_size))
         if layer.bias is not None:
             state["bias"] = layer.bias.detach()
         made.load_state_dict(state, assign=True)

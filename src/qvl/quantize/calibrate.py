@@ -66,7 +66,8 @@ def quantize_with(
 
     Column after column is rounded, and the columns that are still whole take up what that costs.
     """
-    matrix, hessian = weight.float().clone(), hessian.float().clone()
+    matrix, met = weight.float().clone(), hessian.float()
+    hessian = met.clone()
     never = hessian.diagonal() == 0  # a column that meets nothing but zeros
     hessian[never, never] = 1
     hessian.diagonal().add_(damping * hessian.diagonal().mean())
@@ -88,7 +89,7 @@ def quantize_with(
         zeros.append(zero)
     scale, zero = torch.stack(scales, 1), torch.stack(zeros, 1)
     chosen = (values - zero[:, columns]) * scale[:, columns]
-    return stored(values, scale, zero, columns), _error(weight.float(), chosen, hessian, group_size)
+    return stored(values, scale, zero, columns), _error(weight.float(), chosen, met, group_size)
 
 
 def _error(weight: Tensor, chosen: Tensor, hessian: Tensor, group_size: int) -> LayerError:

@@ -38,8 +38,9 @@ demo-long: system env
 system:
 	bash scripts/system_packages.sh
 
+# A thread for each of the two processes: with more they wait for each other most of the time.
 test: env-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: env-dev
 	$(BIN)/ruff check .

@@ -202,8 +202,8 @@ def _chat(args: argparse.Namespace) -> None:
     from qvl.generate.sampling import SamplingConfig
     from qvl.generate.terminal import ask_once, converse
 
-    _, model = model_of(args)
-    chat = model.conversation(system=args.system, sampling=SamplingConfig(args.temperature))
+    _, load = model_of(args)
+    chat = load().conversation(system=args.system, sampling=SamplingConfig(args.temperature))
     if args.ask is not None:
         ask_once(chat, args.ask, args.image, args.save)
     else:

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from qvl.cli.verb import add_model, add_verb, model_of
-from qvl.errors import MissingDependencyError
+from qvl.errors import MissingDependencyError, UsageError
 
 
 def add_serve(verbs: Any) -> None:
@@ -16,6 +16,7 @@ def add_serve(verbs: Any) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="anything but loopback needs a key")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--api-key", help="clients must send it (QVL_API_KEY)")
+    serve.add_argument("--replicas", type=int, default=1, help="processes with a model each, a GPU each (1)")
     serve.add_argument("--max-rows", type=int, default=16, help="answers made at once (16)")
     serve.add_argument("--max-waiting", type=int, default=64, help="requests that may wait; more get 429 (64)")
     serve.add_argument("--max-tokens", type=int, help="of prompt and answer together (the model's own length)")
@@ -28,11 +29,13 @@ def add_serve(verbs: Any) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     try:
-        from qvl.serve.run import run
+        from qvl.serve.run import run_here, run_replicas
         from qvl.serve.settings import Settings
     except ImportError as error:
         raise MissingDependencyError(f"qvl serve needs {error.name}: pip install 'qvl[serve]'") from error
-    folder, model = model_of(args)
+    if args.replicas < 1:
+        raise UsageError(f"--replicas {args.replicas}: at least 1")
+    folder, load = model_of(args)
     settings = Settings(
         args.name or folder.resolve().name,
         args.host,
@@ -47,4 +50,10 @@ def _serve(args: argparse.Namespace) -> None:
         allowed_domains=tuple(args.allowed_domains),
         log_prompts=args.log_prompts,
     )
-    run(model, settings)
+    if args.replicas == 1:
+        run_here(load(), settings)
+        return
+    try:
+        run_replicas(folder, load, settings, args.replicas, args.device)
+    except ImportError as error:
+        raise MissingDependencyError(f"--replicas needs {error.name}: pip install 'qvl[serve,ray]'") from error

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
 
 
-def model_of(args: argparse.Namespace) -> tuple[Path, Any]:
-    """The folder that the flags of `add_model` name, and what is loaded from it."""
+def model_of(args: argparse.Namespace) -> tuple[Path, Callable[[], Any]]:
+    """The folder that the flags of `add_model` name, and what loads it."""
     import torch
 
     from qvl.checkpoint.hub import find_model
 
     folder = default_model() if args.model is None else find_model(args.model, args.hub)
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return folder, loaded(folder, args.adapter, usable_device(args.device), dtype)
+    adapter = None if args.adapter is None else args.adapter.resolve()  # another process may load it
+    return folder, partial(loaded, folder.resolve(), adapter, usable_device(args.device), dtype)
 
 
 def default_model() -> Path:

@@ -14,6 +14,7 @@ from qvl.generate.request import Request
 from qvl.generate.sampling import SamplingConfig
 from qvl.generate.spoken import SpokenText
 from qvl.images import ImageSource
+from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.markup import Box, Content, Image, Quad, Text, parse_markup
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
@@ -53,7 +54,7 @@ class Chat:
         answer = ""
         request = Request(
             prompt,
-            pixels_of(used, self.model),
+            pixels_of(used, self.model.config),
             self.max_new_tokens,
             stop_ids=stop_ids(self.tokenizer),
             sampling=self.sampling,
@@ -98,9 +99,9 @@ class Chat:
         raise UsageError(f"the question takes {len(rendered.input_ids)} tokens, there is room for {room}; shorten it")
 
 
-def pixels_of(pictures: Sequence[ImageSource], model: QwenVL) -> list[torch.Tensor]:
-    """pixel_values (3, S, S) of each picture, as the model takes it."""
-    return [images.preprocess(picture, model.config.vision.image_size) for picture in pictures]
+def pixels_of(pictures: Sequence[ImageSource], config: QwenVLConfig) -> list[torch.Tensor]:
+    """pixel_values (3, S, S) of each picture, as a model of this config takes it."""
+    return [images.preprocess(picture, config.vision.image_size) for picture in pictures]
 
 
 def stop_ids(tokenizer: Tokenizer) -> set[int]:

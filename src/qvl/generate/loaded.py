@@ -57,7 +57,7 @@ class QwenVLWithTokenizer:
         shown = [dialogue.pictures[i] for i in rendered.image_indices]
         request = Request(
             rendered.input_ids,
-            pixels_of(shown, self.model),
+            pixels_of(shown, self.model.config),
             max_new_tokens,
             stop_ids=stop_ids(self.tokenizer),
             sampling=sampling or SamplingConfig(),
@@ -83,7 +83,7 @@ class QwenVLWithTokenizer:
     def answer(self, turns: Sequence[RoleTurn], task: str, pictures: Sequence[ImageSource] = ()) -> Content:
         """One greedy answer to a task's prefix (see qvl.text.prompts) or a dialogue's turns, as markup."""
         rendered = render_prompt(turns, task, self.tokenizer, self.model.config.vision.num_queries)
-        shown = pixels_of([images.load(pictures[i]) for i in rendered.image_indices], self.model)
+        shown = pixels_of([images.load(pictures[i]) for i in rendered.image_indices], self.model.config)
         request = Request(rendered.input_ids, shown, ANSWER_TOKENS, stop_ids=stop_ids(self.tokenizer))
         return answer_content(self._engine.run([request])[0], self.tokenizer)
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qvl.model.qwen_vl import QwenVL
+from qvl.model.config import QwenVLConfig
 from qvl.serve.completion import Backend, Completion, Piece, prepare
 from qvl.serve.errors import ApiError
 from qvl.serve.guard import guard, read_body
@@ -46,20 +46,19 @@ class Served:
 
     def __init__(
         self,
-        model: QwenVL,
+        config: QwenVLConfig,
         tokenizer: Tokenizer,
         backend: Backend,
         settings: Settings,
         max_tokens: int,
-        state: Callable[[], dict[str, Any]],
     ) -> None:
-        self.model, self.tokenizer, self.backend, self.settings = model, tokenizer, backend, settings
-        self.max_tokens, self.metrics, self.created = max_tokens, Metrics(state), int(time.time())
+        self.config, self.tokenizer, self.backend, self.settings = config, tokenizer, backend, settings
+        self.max_tokens, self.metrics, self.created = max_tokens, Metrics(backend.state), int(time.time())
 
     async def complete(self, request: Request) -> Response:
         """One chat request."""
         asked = parse_request(await read_body(request, self.settings.max_body_bytes))
-        completion = await prepare(asked, self.settings, self.model, self.tokenizer, self.max_tokens)
+        completion = await prepare(asked, self.settings, self.config, self.tokenizer, self.max_tokens)
         pieces = completion.pieces(self.backend, self.tokenizer, self.metrics)
         if not asked.stream:
             await self._until_left(request, _exhaust(pieces))
@@ -139,7 +138,7 @@ def create_app(served: Served) -> FastAPI:
     @app.get("/health", responses={503: {"description": "nobody answers any more"}})
     async def health() -> Response:
         """Whether requests are answered."""
-        alive = getattr(served.backend, "is_alive", True)
+        alive = await asyncio.to_thread(served.backend.check_alive)
         return JSONResponse({"status": "ok" if alive else "down"}, 200 if alive else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse, responses={401: {"description": REFUSALS[401]}})

@@ -18,7 +18,7 @@ from qvl.generate.messages import Dialogue, read_messages
 from qvl.generate.request import Request, Step
 from qvl.generate.sampling import SamplingConfig
 from qvl.generate.spoken import SpokenText
-from qvl.model.qwen_vl import QwenVL
+from qvl.model.config import QwenVLConfig
 from qvl.serve.errors import ApiError, BusyError
 from qvl.serve.metrics import Metrics
 from qvl.serve.pictures import load_pictures
@@ -35,6 +35,12 @@ class Backend(Protocol):
 
     def steps(self, request: Request) -> AsyncGenerator[Step, None]:
         """As Worker.steps."""
+
+    def check_alive(self) -> bool:
+        """Whether requests are answered; may wait a little."""
+
+    def state(self) -> dict[str, float]:
+        """Numbers for the metrics, some of those that qvl.serve.metrics names."""
 
 
 @dataclass
@@ -157,7 +163,7 @@ class Completion:
 
 
 async def prepare(
-    asked: ChatRequest, settings: Settings, model: QwenVL, tokenizer: Tokenizer, max_tokens: int
+    asked: ChatRequest, settings: Settings, config: QwenVLConfig, tokenizer: Tokenizer, max_tokens: int
 ) -> Completion:
     """ApiError for what the server does not allow or can't read."""
     if asked.model != settings.name:
@@ -173,7 +179,7 @@ async def prepare(
         dialogue = await asyncio.to_thread(read_messages, messages, loaded.__getitem__)
         if settings.log_prompts:
             log.info("prompt: %s", dialogue.turns)
-        requests, prompt = await asyncio.to_thread(_requests, asked, dialogue, settings, model, tokenizer, max_tokens)
+        requests, prompt = await asyncio.to_thread(_requests, asked, dialogue, settings, config, tokenizer, max_tokens)
     except (UsageError, TextError) as error:
         raise ApiError(400, str(error), "invalid_value", "messages") from error
     return Completion(asked, dialogue, prompt, requests)
@@ -185,9 +191,14 @@ def _addresses(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def _requests(
-    asked: ChatRequest, dialogue: Dialogue, settings: Settings, model: QwenVL, tokenizer: Tokenizer, max_tokens: int
+    asked: ChatRequest,
+    dialogue: Dialogue,
+    settings: Settings,
+    config: QwenVLConfig,
+    tokenizer: Tokenizer,
+    max_tokens: int,
 ) -> tuple[list[Request], list[int]]:
-    rendered = render_prompt(dialogue.turns, DIALOGUE, tokenizer, model.config.vision.num_queries)
+    rendered = render_prompt(dialogue.turns, DIALOGUE, tokenizer, config.vision.num_queries)
     prompt, room = rendered.input_ids, max_tokens - len(rendered.input_ids)
     wanted = asked.max_completion_tokens or asked.max_tokens
     if room < (wanted or 1):
@@ -197,7 +208,7 @@ def _requests(
         float(asked.temperature or 0), asked.top_k or 0, float(asked.top_p or 1), float(asked.repetition_penalty or 1)
     )
     shown: list[PILImage.Image] = [dialogue.pictures[i] for i in rendered.image_indices]
-    pixels = pixels_of(shown, model)
+    pixels = pixels_of(shown, config)
     requests = [
         Request(
             prompt,

@@ -1,7 +1,6 @@
 """Prometheus metrics of one server."""
 
 from collections.abc import Callable
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,9 +15,9 @@ _STATE = {
 
 
 class Metrics:
-    """state: gives the numbers of _STATE when they are asked for."""
+    """state: gives numbers of _STATE, always the same ones, when they are asked for."""
 
-    def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, state: Callable[[], dict[str, float]]) -> None:
         self._registry = CollectorRegistry()
         self.requests = self._counter("requests", "chat requests by HTTP status", ["status"])
         self.refused = self._counter("refused", "requests that were refused, by reason", ["reason"])
@@ -27,8 +26,8 @@ class Metrics:
         self.answer_tokens = self._counter("answer_tokens", "tokens of answers")
         self.first_token = self._histogram("first_token_seconds", "from the request to the first token")
         self.between_tokens = self._histogram("between_tokens_seconds", "between two tokens of an answer")
-        for name, about in _STATE.items():
-            gauge = Gauge(f"qvl_{name}", about, registry=self._registry)
+        for name in state():
+            gauge = Gauge(f"qvl_{name}", _STATE[name], registry=self._registry)
             gauge.set_function(lambda name=name: state()[name])  # type: ignore[misc]
 
     def text(self) -> bytes:

@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from qvl.errors import QvlError
 from qvl.generate.engine import Engine
@@ -43,8 +42,8 @@ class Worker:
         """Requests that run or wait."""
         return self._open
 
-    @property
-    def is_alive(self) -> bool:
+    def check_alive(self) -> bool:
+        """Whether requests are answered."""
         return self._thread.is_alive()
 
     async def steps(self, request: Request) -> AsyncGenerator[Step, None]:
@@ -121,7 +120,7 @@ class Worker:
             ticket.deliver(error)
         tickets.clear()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float]:
         """What the metrics show of the engine."""
         engine = self.engine
         return {

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -63,7 +64,9 @@ class Replicas:
 
     def __init__(self, load: Callable[[], QwenVLWithTokenizer], settings: Settings, count: int, device: str) -> None:
         if not ray.is_initialized():
+            terminated = signal.getsignal(signal.SIGTERM)
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own would leave with another exit code
         serve.start(proxy_location="Disabled")
         threads = max(1, (os.cpu_count() or 1) // count)
         resources = {"num_gpus": 1, "num_cpus": 0} if device.startswith("cuda") else {"num_cpus": threads}

@@ -29,7 +29,7 @@ def add_serve(verbs: Any) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     try:
-        from qvl.serve.run import run_here, run_replicas
+        from qvl.serve.run import run_here
         from qvl.serve.settings import Settings
     except ImportError as error:
         raise MissingDependencyError(f"qvl serve needs {error.name}: pip install 'qvl[serve]'") from error
@@ -54,6 +54,7 @@ def _serve(args: argparse.Namespace) -> None:
         run_here(load(), settings)
         return
     try:
-        run_replicas(folder, load, settings, args.replicas, args.device)
+        from qvl.serve.replicas import run_replicas
     except ImportError as error:
         raise MissingDependencyError(f"--replicas needs {error.name}: pip install 'qvl[serve,ray]'") from error
+    run_replicas(folder, load, settings, args.replicas, args.device)

@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 import ray
 import torch
@@ -20,13 +21,17 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private.common import ReplicaState
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
+from qvl.checkpoint.layout import load_config
 from qvl.errors import QvlError
 from qvl.generate.engine import Engine
 from qvl.generate.loaded import QwenVLWithTokenizer
 from qvl.generate.request import Request, Step
+from qvl.serve.app import Served
 from qvl.serve.errors import ApiError, BusyError
+from qvl.serve.run import run
 from qvl.serve.settings import Settings
 from qvl.serve.worker import Worker
+from qvl.text.tokenizer import Tokenizer
 
 log = logging.getLogger("qvl.serve")
 NAME = "qvl"
@@ -127,3 +132,15 @@ class Replicas:
         """End the replicas."""
         serve.shutdown()
         ray.shutdown()
+
+
+def run_replicas(
+    folder: Path, load: Callable[[], QwenVLWithTokenizer], settings: Settings, count: int, device: str
+) -> None:
+    """Serve from `count` processes that each load the folder, one GPU each where device is one; load: picklable."""
+    config, tokenizer = load_config(folder), Tokenizer.from_dir(folder)
+    replicas = Replicas(load, settings, count, device)
+    try:
+        run(Served(config, tokenizer, replicas, settings, replicas.max_tokens), f"{count} replicas")
+    finally:
+        replicas.close()

@@ -108,7 +108,9 @@ class QWenLMHeadModel(PreTrainedModel, GenerationMixin):
             cache = DynamicCache()
         features = None if pixel_values is None else self.model.encode_images(pixel_values)
         embeddings = self.model.embed(input_ids, features)
-        window = None if cache is None else _Window(cache, self._alphas(cache, input_ids, attention_mask))
+        window = (
+            None if cache is None else _Window(cache, self._alphas(cache, input_ids, attention_mask), embeddings.dtype)
+        )
         hidden = self.model.read(embeddings, attention_mask, cache=window)
         logits = self.model.language.head(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, cache=cache)
@@ -153,9 +155,10 @@ def _device(device_map: Any) -> str:
 class _Window:
     """transformers' cache in the form in which our layers ask (see qvl.model.cache.Window)."""
 
-    def __init__(self, cache: Cache, alpha: tuple[float, ...]) -> None:
+    def __init__(self, cache: Cache, alpha: tuple[float, ...], dtype: torch.dtype) -> None:
         self.cache, self.alpha = cache, alpha[0] if len(set(alpha)) == 1 else alpha
         self.past, self.extent = cache.get_seq_length(), 0
+        self.dtype = dtype
 
     def places(self, tokens: int) -> Tensor:
         self.extent = self.past + tokens

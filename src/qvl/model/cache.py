@@ -79,6 +79,11 @@ class Window:
         rows = torch.arange(self.keys.shape[1], device=self.keys.device)[:, None]
         object.__setattr__(self, "_rows", rows)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values; queries take it too."""
+        return self.keys.dtype
+
     def places(self, tokens: int) -> Tensor:
         """Of that many new tokens, (1 or B, T)."""
         new = torch.arange(tokens, device=self.keys.device)[None]

@@ -51,24 +51,26 @@ class LanguageBlock(nn.Module):
         self.ln_2 = RMSNorm(hidden, config.layer_norm_epsilon)
         self.w1 = nn.Linear(hidden, inner, bias=bias)
         self.w2 = nn.Linear(hidden, inner, bias=bias)
+        self.merged: nn.Module | None = None  # w1 and w2 in one product, for inference (see qvl.generate.prepare)
         self.mlp_c_proj = nn.Linear(inner, hidden, bias=bias)
 
     def forward(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:  # (B, T, D)
         x = x + self.attn_c_proj(self._attend(self.ln_1(x), positions, cache))
         normed = self.ln_2(x)
-        return x + self.mlp_c_proj(self.w1(normed) * F.silu(self.w2(normed)))  # the gate is w2
+        up, gate = (self.w1(normed), self.w2(normed)) if self.merged is None else self.merged(normed).chunk(2, dim=-1)
+        return x + self.mlp_c_proj(up * F.silu(gate))
 
     def _attend(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:
         qkv = self.c_attn(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, 3 H, T, K)
         heads = qkv.shape[1] // 3  # some of them, where the model is shared out
-        q, k = rotate(qkv[:, : 2 * heads], positions.cos, positions.sin).chunk(2, dim=1)
+        narrow = qkv.dtype
+        wide = narrow if cache is None else cache.dtype
+        q, k = rotate(qkv[:, : 2 * heads], positions.cos, positions.sin, wide).chunk(2, dim=1)
         v = qkv[:, 2 * heads :]
         if positions.logn is not None:
-            q = (q * positions.logn).to(v.dtype)
-        narrow = v.dtype
+            q = (q * positions.logn).to(wide)
         if cache is not None:
             k, v = cache.append(self.layer, k, v, positions.places)
-            q = q.to(k.dtype)
         causal = positions.mask is None and q.shape[2] > 1
         attended = attend(q, k, v, positions.mask, causal)
         return attended.transpose(1, 2).flatten(2).to(narrow)  # the cache may be wider

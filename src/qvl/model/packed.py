@@ -40,6 +40,17 @@ class PackedLinear(nn.Module):
         return product[:count].view(*x.shape[:-1], self.out_features)
 
 
+def joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """Two layers of one input as one, whose output is theirs side by side."""
+    with torch.device("meta"):
+        both = nn.Linear(first.in_features, first.out_features + second.out_features, first.bias is not None)
+    parts = {"weight": (first.weight, second.weight)}
+    if first.bias is not None and second.bias is not None:
+        parts["bias"] = (first.bias, second.bias)
+    both.load_state_dict({name: torch.cat([t.detach() for t in pair]) for name, pair in parts.items()}, assign=True)
+    return both
+
+
 def can_pack(model: QwenVL) -> bool:
     """Whether this torch and this CPU have such products for the model's weights."""
     weight = model.language.embedding.weight

@@ -113,6 +113,17 @@ class GPTQLinear(nn.Linear):
         made.load_state_dict(state, assign=True)
         return made
 
+    @classmethod
+    def joined(cls, first: "GPTQLinear", second: "GPTQLinear") -> "GPTQLinear":
+        """Two layers of one input, with their columns in the same groups, as one: their outputs side by side."""
+        out_features, biased = first.out_features + second.out_features, first.bias is not None
+        both = cls(first.in_features, out_features, biased, first.group_size)
+        state = {"g_idx": first.g_idx}
+        for name in ("qweight", "qzeros", "scales", "bias")[: 4 if biased else 3]:
+            state[name] = torch.cat([getattr(one, name).detach() for one in (first, second)], dim=-1)
+        both.load_state_dict(state, assign=True)
+        return both
+
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(out, in)."""
         return dequantize(self.stored(), dtype)

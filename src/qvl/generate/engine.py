@@ -14,6 +14,7 @@ from torch import Tensor
 from qvl.errors import TextError, UsageError
 from qvl.generate.decoding import decode, new_cache, prefill
 from qvl.generate.features import ImageFeatures, content_hash
+from qvl.generate.recorded import RecordedDecoder
 from qvl.generate.request import Request, Step
 from qvl.generate.sampling import Draw, choose, seen_tokens
 from qvl.model.qwen_vl import QwenVL
@@ -50,6 +51,7 @@ class Engine:
         self.features = ImageFeatures(model, FEATURE_BYTES)
         self.shared_tokens = 0  # of prompts, that were not read again
         self._cache = new_cache(model, max_rows, self.max_tokens)
+        self._decoder = RecordedDecoder(model, self._cache) if self._cache.keys.is_cuda else None
         self._held: list[list[int]] = [[] for _ in range(max_rows)]  # what each row's places stand for
         self._used = [0] * max_rows  # when each row was freed
         self._waiting: deque[_Row] = deque()
@@ -158,7 +160,7 @@ class Engine:
         if not self._running:
             return []
         tokens = [row.answer[-1] for row in self._running]
-        logits = decode(self.model, tokens, self._cache)
+        logits = self._decoder(tokens) if self._decoder else decode(self.model, tokens, self._cache)
         for held, token in zip(self._held, tokens, strict=False):
             held.append(token)
         return self._choose(list(self._running), logits)

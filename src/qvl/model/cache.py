@@ -65,7 +65,7 @@ class Window:
     """The rows of a cache (B of them) that a call reads with, and where their new tokens go.
 
     past: tokens that are there already, the same in all rows or (B,). extent: places to look at, the new ones
-    included. alpha: rotary alpha, the same in all rows or of each.
+    included; where past is (B,) there may be more of them. alpha: rotary alpha, the same in all rows or of each.
     """
 
     keys: Tensor  # (L, B, H, C, K), part of the cache's memory

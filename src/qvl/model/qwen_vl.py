@@ -127,7 +127,8 @@ class QwenVL(nn.Module):
         extent = tokens if cache is None else cache.extent
         long = config.use_logn_attn and not self.training and extent > config.seq_length
         logn = logn_scale(within, config.seq_length) if long else None
-        return Positions(cos, sin, logn, _mask(places, extent, attention_mask, document_ids), places)
+        exact = cache is None or isinstance(cache.past, int)
+        return Positions(cos, sin, logn, _mask(places, extent, attention_mask, document_ids, exact), places)
 
     def rotary_alpha(self, num_tokens: int) -> float:
         """With which a prompt of so many tokens is read, and what follows it too (dynamic NTK)."""
@@ -164,11 +165,13 @@ def _document_starts(document_ids: Tensor) -> Tensor:
     return torch.where(begins, places, 0).cummax(dim=1).values
 
 
-def _mask(places: Tensor, extent: int, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor | None:
+def _mask(
+    places: Tensor, extent: int, attention_mask: Tensor | None, document_ids: Tensor | None, exact: bool
+) -> Tensor | None:
     """places (1 or B, T) of the tokens among `extent` -> (B or 1, 1, T, extent) bool, True where attended; None when
-    plain causal attention is right."""
+    plain causal attention is right. exact: the tokens are the last of them."""
     tokens = places.shape[1]
-    if attention_mask is None and document_ids is None and len(places) == 1 and tokens in (1, extent):
+    if attention_mask is None and document_ids is None and exact and tokens in (1, extent):
         return None
     keys = torch.arange(extent, device=places.device)
     mask = keys <= places[..., None]  # (1 or B, T, extent)

@@ -75,21 +75,27 @@ def default_model() -> Path:
 
 def loaded(folder: Path, adapter: Path | None, device: str, dtype: Any = None) -> Any:
     """A checkpoint folder's model and tokenizer, with adapters where some are given; dtype as of `qvl.load`."""
-    from qvl.generate.loaded import QwenVLWithTokenizer, load, usual_dtype
-
-    if adapter is None:
-        return load(folder, dtype, device)
-    from qvl.checkpoint.layout import load_config, quantization_of
+    from qvl.generate.loaded import QwenVLWithTokenizer
     from qvl.generate.prepare import prepare
-    from qvl.quantize.layout import load_any
     from qvl.text.tokenizer import Tokenizer
+
+    whole = adapted(folder, adapter, device, dtype)
+    return QwenVLWithTokenizer(whole, Tokenizer.from_dir(folder), prepare(whole))
+
+
+def adapted(folder: Path, adapter: Path | None, device: str, dtype: Any) -> Any:
+    """The model of `loaded`, before it is prepared for answering; adapters of whole matrices are merged."""
+    from qvl.checkpoint.layout import load_config, quantization_of
+    from qvl.generate.loaded import usual_dtype
+    from qvl.quantize.layout import load_any
     from qvl.train.lora import load_adapter, merge_lora, quantize_of
 
     whole = load_any(folder, dtype or usual_dtype(load_config(folder), device), device)
-    load_adapter(whole, adapter)
-    if quantization_of(folder) is None and quantize_of(adapter) == "no":
-        merge_lora(whole)
-    return QwenVLWithTokenizer(whole, Tokenizer.from_dir(folder), prepare(whole))
+    if adapter is not None:
+        load_adapter(whole, adapter)
+        if quantization_of(folder) is None and quantize_of(adapter) == "no":
+            merge_lora(whole)
+    return whole
 
 
 def check_benchmarks(recipe: Any, run_dir: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qvl.model.cache import KVCache
+from qvl.model.language import LanguageBlock
 from qvl.model.qwen_vl import QwenVL
 
 
@@ -39,4 +40,7 @@ def new_cache(model: QwenVL, rows: int, capacity: int) -> KVCache:
     weight = model.language.embedding.weight
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    return KVCache(model.config.language, rows, capacity, dtype, weight.device)
+    config, block = model.config.language, model.language.blocks[0]
+    assert isinstance(block, LanguageBlock)
+    num_heads = block.c_attn.out_features // (3 * config.head_size)
+    return KVCache(config, rows, capacity, dtype, weight.device, num_heads)

@@ -11,14 +11,21 @@ from qvl.model.config import LanguageConfig
 class KVCache:
     """Room for `rows` sequences of up to `capacity` tokens each, taken once; on the CPU only what is used costs memory.
 
-    lengths: how many tokens each row holds, kept by whoever reads with it. alphas: the rotary alpha that each row began
-    with and keeps (see qvl.model.rope), so that the model has no state.
+    num_heads: of this rank, where the model is shared out. lengths: how many tokens each row holds, kept by whoever
+    reads with it. alphas: the rotary alpha that each row began with and keeps (see qvl.model.rope), so that the model
+    has no state.
     """
 
     def __init__(
-        self, config: LanguageConfig, rows: int, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        config: LanguageConfig,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        num_heads: int | None = None,
     ) -> None:
-        shape = (config.num_layers, rows, config.num_heads, capacity, config.head_size)
+        shape = (config.num_layers, rows, num_heads or config.num_heads, capacity, config.head_size)
         # Places that hold no token are hidden, but a hidden NaN would spread: zeros.
         self.keys = torch.zeros(shape, dtype=cache_dtype(dtype, str(device)), device=device)
         self.values = torch.zeros_like(self.keys)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qvl.quantize import kernels
+from qvl.quantize import kernels, onnx_linear
 from qvl.quantize.gptq import GPTQLinear
-from qvl.quantize.kernels import Int4Linear, kernel_for
+from qvl.quantize.kernels import Int4Linear, fast_linear, kernel_for
+from qvl.quantize.onnx_linear import OnnxLinear
 
 pytestmark = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 products"
@@ -43,6 +44,30 @@ def test_products_are_the_matrixs(shape: tuple[int, int], rows: int) -> None:
     assert float((found - wanted).abs().max()) < 0.01 * float(wanted.abs().max())
 
 
+@pytest.mark.parametrize("rows", [1, 5, 130])
+@pytest.mark.parametrize(
+    "shape", [(192, 256), (64, 704), (8, 128), (40, 64)], ids=["plain", "short group", "8", "padded"]
+)
+def test_products_of_onnxruntime_are_the_matrixs(shape: tuple[int, int], rows: int) -> None:
+    """Rounding x to int8 within each group moves it by 2 ** -8 of its largest value."""
+    for ordered in (True, False):
+        gptq = layer(*shape, ordered=ordered)
+        x = torch.randn(rows, 1, shape[1]).to(torch.bfloat16)
+        found = OnnxLinear(gptq)(x)
+        wanted = expected(gptq, x)
+        assert found.shape == (rows, 1, shape[0])
+        assert found.dtype == torch.bfloat16
+        assert float((found - wanted).norm() / wanted.norm()) < 0.01
+
+
+def test_zero_points_of_16_go_to_torchs_kernel() -> None:
+    gptq = layer(64, 128, bias=False)
+    gptq.qzeros.fill_(-1)  # all of them 15, which stands for 16
+    assert kernel_for(gptq) == "torch int4pack for the CPU"
+    assert isinstance(fast_linear(gptq), Int4Linear)
+    assert isinstance(fast_linear(layer(64, 128)), OnnxLinear)
+
+
 def test_columns_in_another_order() -> None:
     gptq = layer(64, 256, bias=False, ordered=False)
     x = torch.randn(2, 3, 256)
@@ -66,4 +91,4 @@ def test_unpacked_blocks_give_what_the_kernel_gives() -> None:
 
 def test_group_sizes_that_no_kernel_knows() -> None:
     assert kernel_for(GPTQLinear.from_linear(nn.Linear(96, 64), group_size=48)) is None
-    assert kernel_for(layer(64, 128)) == "torch int4pack for the CPU"
+    assert kernel_for(layer(64, 128)) == onnx_linear.NAME

@@ -7,7 +7,7 @@ from qvl.model.language import LanguageBlock
 from qvl.model.packed import PackedLinear, can_pack, joined
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.gptq import GPTQLinear
-from qvl.quantize.kernels import Int4Linear, kernel_for
+from qvl.quantize.kernels import fast_linear, kernel_for
 
 NO_KERNEL = "unpacking at every product, which is SLOW: no kernel is made for it"
 
@@ -29,7 +29,7 @@ def prepare(model: QwenVL) -> str:
                 kernel = kernel_for(layer)
                 said[f"Int4 by {kernel or NO_KERNEL}"] = None
                 if kernel is not None:
-                    part.set_submodule(name, Int4Linear(layer))
+                    part.set_submodule(name, fast_linear(layer))
             elif type(layer) is nn.Linear and pack and "lora_" not in name:
                 part.set_submodule(name, PackedLinear(layer))
                 said["matrices laid out for oneDNN"] = None

@@ -7,7 +7,7 @@ one. `quantize` rounds each value to the nearest; qvl.quantize.calibrate chooses
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +137,26 @@ class GPTQLinear(nn.Linear):
     def stored(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """qweight, qzeros, scales and g_idx."""
         return self.qweight, self.qzeros, self.scales, self.g_idx  # type: ignore[return-value]
+
+
+class Grouped(NamedTuple):
+    """values (out, in) in [0, 16), scales and zero points (groups, out), and the order of the input's columns that
+    brings a group's together, None where they are."""
+
+    values: Tensor
+    scales: Tensor
+    zeros: Tensor
+    order: Tensor | None
+
+
+def by_group(layer: GPTQLinear) -> Grouped:
+    """A layer's matrix as kernels take it, float32 scales and zero points."""
+    qweight, qzeros, scales, g_idx = layer.stored()
+    values, zeros = unpack(qweight.t()), (unpack(qzeros) + 1).float()
+    order = torch.argsort(g_idx.long(), stable=True)
+    if bool((order[1:] > order[:-1]).all()):
+        return Grouped(values, scales.float(), zeros, None)
+    return Grouped(values[:, order], scales.float(), zeros, order)
 
 
 class _Product(torch.autograd.Function):

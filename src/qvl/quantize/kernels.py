@@ -1,6 +1,7 @@
-"""Products with Int4 matrices at the memory's speed, for inference: torch's own kernels, chosen by device.
+"""Products with Int4 matrices at the memory's speed, for inference: on the CPU by onnxruntime where it is installed
+(`qvl[int4]`), else by torch's own kernels.
 
-They take x in bfloat16 and know (q - 8) * scale + zero, with scales in bfloat16; GPTQ's (q - z) * scale is that with
+Torch's take x in bfloat16 and know (q - 8) * scale + zero, with scales in bfloat16; GPTQ's (q - z) * scale is that with
 zero = (8 - z) * scale.
 """
 
@@ -10,7 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.quantize.gptq import BITS, GPTQLinear, unpack
+from qvl.quantize.gptq import BITS, GPTQLinear, by_group
+
+try:
+    from qvl.quantize import onnx_linear
+except ImportError:
+    onnx_linear = None  # type: ignore[assignment]
 
 GROUP_SIZES = (32, 64, 128, 256)  # that the kernels know
 MIDDLE = 8
@@ -25,6 +31,8 @@ def kernel_for(layer: GPTQLinear) -> str | None:
     device = layer.qweight.device
     if layer.group_size not in GROUP_SIZES:
         return None
+    if device.type == "cpu" and onnx_linear is not None and onnx_linear.fits(layer):
+        return onnx_linear.NAME
     if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "torch int4pack for the CPU"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) and layer.out_features % 8 == 0:
@@ -32,15 +40,22 @@ def kernel_for(layer: GPTQLinear) -> str | None:
     return None
 
 
+def fast_linear(layer: GPTQLinear) -> nn.Module:
+    """The layer for the kernel that `kernel_for` names."""
+    if onnx_linear is not None and kernel_for(layer) == onnx_linear.NAME:
+        return onnx_linear.OnnxLinear(layer)
+    return Int4Linear(layer)
+
+
 class Int4Linear(nn.Module):
-    """A GPTQLinear for inference, the same numbers in a kernel's order. x of any type; computes in bfloat16."""
+    """A GPTQLinear for inference by torch's kernels. x of any type; computes in bfloat16."""
 
     def __init__(self, layer: GPTQLinear) -> None:
         super().__init__()
         self.in_features, self.out_features, self.group_size = layer.in_features, layer.out_features, layer.group_size
         self.bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
         on_cuda = layer.qweight.device.type == "cuda"
-        values, scales, zeros, self.order = _by_group(layer)
+        values, scales, zeros, self.order = by_group(layer)
         columns = max(self.group_size, CUDA_COLUMNS) if on_cuda else self.group_size
         padding = (0, -values.shape[1] % columns, 0, 0 if on_cuda else -values.shape[0] % CPU_ROWS)
         values = F.pad(values, padding, value=MIDDLE)
@@ -72,17 +87,6 @@ class Int4Linear(nn.Module):
         if len(x) >= UNPACK_FROM and len(self.packed) % CPU_BLOCK == 0 and _layout_is_known():
             return _by_blocks(x, self.packed, self.scales_and_zeros, self.group_size)
         return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, self.group_size, self.scales_and_zeros)
-
-
-def _by_group(layer: GPTQLinear) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """values (out, in), scales and zero points (groups, out), and the order that brings a group's columns together."""
-    qweight, qzeros, scales, g_idx = layer.stored()
-    values, zeros = unpack(qweight.t()), (unpack(qzeros) + 1).float()
-    groups = g_idx.long()
-    order = torch.argsort(groups, stable=True)
-    if bool((order[1:] > order[:-1]).all()):
-        return values, scales.float(), zeros, None
-    return values[:, order], scales.float(), zeros, order
 
 
 def _by_blocks(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: int) -> Tensor:

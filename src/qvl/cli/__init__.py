@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qvl.cli.data import add_data_tools
 from qvl.cli.evaluate import add_eval
+from qvl.cli.explain import add_explain
 from qvl.cli.finetune import add_finetune, say_result
 from qvl.cli.serve import add_serve
 from qvl.cli.study import add_study
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--data", type=Path, nargs="+", help="held-out splits (RUN/world/test)")
 
     add_study(verbs)
+    add_explain(verbs)
 
     chat = add_verb(verbs, "chat", _chat, "talk about pictures; boxes are drawn and saved")
     add_model(chat)

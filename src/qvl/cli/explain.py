@@ -1,0 +1,70 @@
+"""`qvl explain loss`: flags -> one call. Imports stand inside functions, so that --help is quick."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from qvl.cli.verb import add_model, add_verb, model_of
+from qvl.errors import UsageError
+
+
+def add_explain(verbs: Any) -> None:
+    """The verb with its subjects."""
+    explain = add_verb(verbs, "explain", lambda _: None, "see how the model learns: the loss, token by token")
+    subjects = explain.add_subparsers(title="subjects", required=True, metavar="SUBJECT")
+    loss = add_verb(subjects, "loss", _loss, "what counts, what the model gave it, what it would have said")
+    loss.add_argument("what", help="a split of samples, or the true answer as a text")
+    loss.add_argument("--id", help="which sample of the split (the first)")
+    loss.add_argument(
+        "--task", help="of the split: the first sample of this task; of a text: caption (the default), vqa"
+    )
+    loss.add_argument("--image", type=Path, help="the picture that a text is about")
+    loss.add_argument("--ask", help="the question that a text answers: a dialogue, or with --task vqa that task")
+    loss.add_argument("--language", choices=["en", "zh"], help="of the table (the sample's)")
+    loss.add_argument("--page", type=Path, help="write a page, too")
+    add_model(loss)
+
+
+def _loss(args: argparse.Namespace) -> None:
+    from qvl.explain.loss import loss_table
+    from qvl.explain.loss_page import write_loss_page
+    from qvl.explain.loss_text import table_text
+
+    sample = _sample(args)
+    _, load = model_of(args)
+    loaded = load()
+    table = loss_table(loaded.model, loaded.tokenizer, sample)
+    language = args.language or sample.language
+    print(table_text(table, language, sys.stdout.isatty()))
+    if args.page:
+        write_loss_page(table, args.page, language)
+        print(args.page)
+
+
+def _sample(args: argparse.Namespace) -> Any:
+    from qvl.data.sample import Sample, Turn, read_split
+    from qvl.text.markup import Image, Text, parse_markup
+    from qvl.text.prompts import caption_prefix, vqa_prefix
+
+    if Path(args.what).is_dir():
+        for sample in read_split(Path(args.what)):
+            if args.id in (None, sample.id) and args.task in (None, sample.task):
+                return sample
+        raise UsageError(f"{args.what}: no sample with id {args.id or 'any'} and task {args.task or 'any'}")
+    if args.image is None and args.ask is None:
+        raise UsageError(f"{args.what}: no such split; for a text say what it answers: --image PATH, --ask QUESTION")
+    language = "zh" if any("⺀" <= char <= "鿿" for char in args.what) else "en"
+    task = args.task or ("dialogue" if args.ask else "caption")
+    shown = (Image(0),) if args.image else ()
+    if task == "caption" and args.image:
+        asked: Any = caption_prefix(language)
+    elif task == "vqa" and args.image and args.ask:
+        asked = vqa_prefix(args.ask)
+    elif task == "dialogue" and args.ask:
+        asked = (*shown, Text(args.ask))
+    else:
+        raise UsageError(f"--task {task}: of a text caption needs --image, vqa --image and --ask, dialogue --ask")
+    data = (args.image.read_bytes(),) if args.image else ()
+    turns = (Turn("user", asked), Turn("assistant", parse_markup(args.what)))
+    return Sample("text", task, language, data, turns)

@@ -1,0 +1,61 @@
+"""The loss table for a terminal."""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from qvl.explain.loss import LossTable, TokenLoss
+from qvl.explain.words import WORDS
+
+GREEN, RED, GREY, END = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
+WIDTHS = (6, 18, 12, 26, 8)
+
+
+def table_text(table: LossTable, language: str, colours: bool) -> str:
+    """A row for each token that counts; runs of those that do not are one line with the reason."""
+    words = WORDS[language]
+    names = [words[key] for key in ("place", "true", "probability", "favourite", "loss")]
+    lines = [words["title"], words["forced"], "", _row(names)]
+    for counts, run in groupby(table.tokens, key=lambda token: (token.supervised, not token.supervised and token.why)):
+        if counts[0]:
+            lines += [_coloured(token, words, colours) for token in run]
+        else:
+            count = len(list(run))
+            text = words["skipped"].format(count, words[str(counts[1])])
+            lines.append(f"{GREY}{text}{END}" if colours else text)
+    return "\n".join([*lines, "", *summary(table, language)])
+
+
+def summary(table: LossTable, language: str) -> Iterator[str]:
+    """The sums, and what the model says by itself."""
+    words = WORDS[language]
+    yield words["sum"].format(table.total, len(table.supervised), table.mean)
+    wrong = sum(not token.is_favourite for token in table.supervised)
+    if wrong:
+        yield words["wrong"].format(wrong)
+    if table.true_tokens:
+        same = table.said_tokens == table.true_tokens
+        yield f"{words['said']}: {table.said}"
+        yield words["same"] if same else words["parted"].format(table.parted)
+
+
+def shown(text: str) -> str:
+    """A token that can be seen: spaces and line ends as signs."""
+    return text.replace(" ", "␣").replace("\n", "⏎")
+
+
+def _coloured(token: TokenLoss, words: dict[str, str], colours: bool) -> str:
+    favourite = "=" if token.is_favourite else f"{shown(token.favourite)} {token.favourite_probability:.2f}"
+    if token.off:
+        favourite += f" ({words['off'].format(token.off)})"
+    cells = [str(token.place), shown(token.text), f"{token.probability:.3f}", favourite, f"{token.loss:.3f}"]
+    row = _row(cells)
+    return f"{GREEN if token.is_favourite else RED}{row}{END}" if colours else row
+
+
+def _row(cells: list[str]) -> str:
+    return " ".join(cell + " " * (width - _columns(cell)) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+
+
+def _columns(text: str) -> int:
+    """Of a terminal: Chinese characters take two."""
+    return sum(2 if "⺀" <= char <= "鿿" or "＀" <= char <= "｠" else 1 for char in text)

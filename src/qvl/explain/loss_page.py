@@ -28,11 +28,12 @@ def write_loss_page(table: LossTable, out: Path, language: str) -> None:
     names = ("place", "true", "counts", "probability", "favourite", "loss")
     head = "".join(f"<th>{html.escape(words[name])}</th>" for name in names)
     sums, *rest = summary(table, language)
+    lines = [_said(table, words) if line.startswith(words["said"]) else f"<p>{html.escape(line)}</p>" for line in rest]
     body = (
         f"<h1>{html.escape(words['title'])}</h1><p class='note'>{html.escape(table.sample.id)}, {table.sample.task}</p>"
         f"{''.join(_pictures(table))}<p>{html.escape(words['forced'])}</p><p class='sum'>{html.escape(sums)}</p>"
-        f"{''.join(f'<p>{html.escape(line)}</p>' for line in rest if not line.startswith(words['said']))}"
-        f"{_said(table, words)}<table><tr>{head}</tr>{''.join(_rows(table, words))}</table>"
+        f"{''.join(lines)}"
+        f"<table><tr>{head}</tr>{''.join(_rows(table, words))}</table>"
     )
     write_text(out, page(f"qvl: {words['title']}", body, STYLE))
 
@@ -49,8 +50,6 @@ def _pictures(table: LossTable) -> list[str]:
 
 
 def _said(table: LossTable, words: dict[str, str]) -> str:
-    if not table.true_tokens:
-        return ""
     kept, other = (
         html.escape("".join(tokens))
         for tokens in (table.said_tokens[: table.parted], table.said_tokens[table.parted :])

@@ -26,8 +26,8 @@ WORDS: dict[str, dict[str, str]] = {
         "wrong": "At {} of them the favourite is another token: the loss looks at the true token's probability alone.",
         "forced": "Every row reads the true tokens before it, whatever the favourite was (teacher forcing).",
         "said": "By itself the model says",
-        "same": "which is the true answer",
-        "parted": "it parts from the truth after {} tokens; from there on it reads its own words (exposure bias)",
+        "same": "That is the true answer.",
+        "parted": "It parts from the truth after {} tokens; from there on it reads its own words (exposure bias).",
     },
     "zh": {
         "title": "逐个词元看损失",

@@ -39,6 +39,7 @@ OFFLINE_SWITCHES = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
 )
+SCREENSHOT_ATTEMPTS, SCREENSHOT_WAIT_S = 4, 0.25
 CLOSING_S = 5.0  # seconds that a document may take to close before the browser starts anew
 # Still, in one piece, and without what is text to the eye only: list markers, generated text, form fields, the
 # names of images that are not there, documents within the document, letters made of a shadow or a background.
@@ -277,9 +278,20 @@ class Browser:
         full = int(await page.evaluate(_HEIGHT))
         top = float(await page.evaluate(_SCROLL, top))
         found = await page.evaluate(_script())
-        picture = await page.screenshot(animations="disabled", timeout=0)
-        bare = await page.screenshot(animations="disabled", timeout=0, style=BARE_STYLE)
+        picture = await self._screenshot(page, None)
+        bare = await self._screenshot(page, BARE_STYLE)
         return _Shot(full, top, found, _image(picture), _image(bare))
+
+    async def _screenshot(self, page: Any, style: str | None) -> bytes:
+        """A busy machine's Chromium refuses now and then, and does it a moment later."""
+        for _ in range(SCREENSHOT_ATTEMPTS - 1):
+            try:
+                return bytes(await page.screenshot(animations="disabled", timeout=0, style=style))
+            except self._api.Error as error:
+                if "Unable to capture" not in str(error):
+                    raise
+                await asyncio.sleep(SCREENSHOT_WAIT_S)
+        return bytes(await page.screenshot(animations="disabled", timeout=0, style=style))
 
     async def _context(self, source: str | Path) -> Any:
         if self._browser is None or not self._browser.is_connected():

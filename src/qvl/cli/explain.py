@@ -1,4 +1,4 @@
-"""`qvl explain loss`: flags -> one call. Imports stand inside functions, so that --help is quick."""
+"""`qvl explain`: flags -> one call. Imports stand inside functions, so that --help is quick."""
 
 import argparse
 import sys
@@ -8,10 +8,12 @@ from typing import Any
 from qvl.cli.verb import add_model, add_verb, model_of
 from qvl.errors import UsageError
 
+PAPER, STAGES = Path("recipes"), ("pretrain", "multitask", "sft")
+
 
 def add_explain(verbs: Any) -> None:
     """The verb with its subjects."""
-    explain = add_verb(verbs, "explain", lambda _: None, "see how the model learns: the loss, token by token")
+    explain = add_verb(verbs, "explain", lambda _: None, "see how the model learns: the loss, the recipes")
     subjects = explain.add_subparsers(title="subjects", required=True, metavar="SUBJECT")
     loss = add_verb(subjects, "loss", _loss, "what counts, what the model gave it, what it would have said")
     loss.add_argument("what", help="a split of samples, or the true answer as a text")
@@ -24,6 +26,12 @@ def add_explain(verbs: Any) -> None:
     loss.add_argument("--language", choices=["en", "zh"], help="of the table (the sample's)")
     loss.add_argument("--page", type=Path, help="write a page, too")
     add_model(loss)
+
+    recipe = add_verb(
+        subjects, "recipe", _recipe, "the stages side by side: data, what trains, rates, which tokens count"
+    )
+    recipe.add_argument("recipes", type=Path, nargs="*", help="recipe files (the paper's three stages)")
+    recipe.add_argument("--page", type=Path, help="write a page, too")
 
 
 def _loss(args: argparse.Namespace) -> None:
@@ -39,6 +47,17 @@ def _loss(args: argparse.Namespace) -> None:
     print(table_text(table, language, sys.stdout.isatty()))
     if args.page:
         write_loss_page(table, args.page, language)
+        print(args.page)
+
+
+def _recipe(args: argparse.Namespace) -> None:
+    from qvl.explain.recipes import compared, compared_text, write_recipes_page
+    from qvl.train.recipe import load_recipe
+
+    recipes = [load_recipe(path) for path in args.recipes or [PAPER / f"{stage}.toml" for stage in STAGES]]
+    print(compared_text([recipe.name for recipe in recipes], compared(recipes)))
+    if args.page:
+        write_recipes_page(recipes, args.page)
         print(args.page)
 
 

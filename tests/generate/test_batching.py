@@ -179,3 +179,31 @@ def test_common_beginnings() -> None:
         pairs = zip(one, other, strict=False)
         expected = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
         assert _common(one, other) == expected
+
+
+def test_nobody_is_overtaken_for_ever(model: QwenVL) -> None:
+    """Prompts that share beginnings of several lengths keep coming, each answered by a token or two."""
+    rng = random.Random(0)
+    texts = [[rng.randrange(800) for _ in range(120)] for _ in range(3)]
+    engine = Engine(model, max_rows=6)
+    ended: dict[int, int] = {}
+
+    def ask(number: int) -> None:
+        shared = texts[number % 3][: 40 + 35 * (number % 2)] if number % 5 else []
+        engine.add(Request([*shared, *[rng.randrange(800) for _ in range(5)]], [], 1 + number % 2))
+
+    for number in range(24):
+        ask(number)
+    for number in range(24, 300):
+        while len(ended) + 24 <= number:
+            for step in engine.step():
+                if step.finish is not None:
+                    ended[step.request_id] = len(ended)
+        ask(number)
+    while engine.has_work:
+        for step in engine.step():
+            if step.finish is not None:
+                ended[step.request_id] = len(ended)
+    late = [place - (request_id - 1) for request_id, place in ended.items()]
+    assert len(ended) == 300
+    assert max(late) < 24, "answered after so many that came later"

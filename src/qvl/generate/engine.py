@@ -170,6 +170,7 @@ class Engine:
         self._admit()
         if not self._reading:
             return []
+        self._oldest_first()
         first = len(self._running)
         rows, tokens = self._read_together()
         parts = [row.unread[:tokens] for row in rows if row.unread is not None]
@@ -184,6 +185,12 @@ class Engine:
         for place in done:
             self._begin(rows[place])
         return self._choose([rows[place] for place in done], logits[done])
+
+    def _oldest_first(self) -> None:
+        """Rows that end mix up the order of those that are read: without this one of them could wait for ever."""
+        oldest = min(range(len(self._reading)), key=lambda place: self._reading[place].id)
+        self._swap(len(self._running), len(self._running) + oldest)
+        self._reading[0], self._reading[oldest] = self._reading[oldest], self._reading[0]
 
     def _begin(self, row: _Row) -> None:
         """A row whose prompt was read runs: it comes right behind those that do."""

@@ -3,8 +3,8 @@
     python benchmarks/gpu_decoding.py [--preset qwen-vl] [--device cuda] [--lengths 2048 8192] > gpu_decoding.txt
 
 Random weights: the time does not depend on them. One picture (258 tokens), then tokens up to each length, batch 1, as
-in the published table (one A100-80G). A token must read all matrices of the language model but the embedding, and the keys
-and values so far: that many bytes over its time, as a share of what a large copy moves (bytes read and written). The
+in the published table (one A100-80G). A token must read all matrices of the language model but the embedding, and the
+keys and values so far: that many bytes over its time, as a share of what a large copy moves (read and written). The
 published figures are of other hardware: the share of the bandwidth is what compares.
 """
 
@@ -21,7 +21,6 @@ from qvl.generate.prepare import prepare
 from qvl.generate.request import Request
 from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
-from qvl.quantize.kernels import Int4Linear
 from qvl.quantize.layout import to_int4
 
 PUBLISHED = {  # (weights, length) -> tokens/s, peak GB (of 2048 tokens that of encoding them)
@@ -56,10 +55,11 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}; a copy moves {moved / 1e9:.0f} GB/s")
     for weights in ("bfloat16", "Int4"):
         model = random_model(PRESETS[args.preset], weights, args.device)
+        read = bytes_of_matrices(model)  # kernels hide some of them
         print(f"{weights}: {prepare(model)}")
         for length in args.lengths:
-            answer(model, weights, min(length, 320), moved)  # kernels and recordings are made
-            print(line(answer(model, weights, length, moved)), flush=True)
+            answer(model, weights, min(length, 320), read, moved)  # kernels and recordings are made
+            print(line(answer(model, weights, length, read, moved)), flush=True)
         del model
 
 
@@ -78,7 +78,7 @@ def random_model(config: QwenVLConfig, weights: str, device: str) -> QwenVL:
 
 
 @torch.inference_mode()
-def answer(model: QwenVL, weights: str, length: int, moved: float) -> Run:
+def answer(model: QwenVL, weights: str, length: int, read: int, moved: float) -> Run:
     """One picture, then tokens up to `length`."""
     config, device = model.config, model.vision.conv1.weight.device
     vision = config.vision
@@ -95,20 +95,19 @@ def answer(model: QwenVL, weights: str, length: int, moved: float) -> Run:
     seconds = time.perf_counter() - first
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
     per_s = (wanted - 1) / seconds
-    return Run(weights, length, first - begun, per_s, peak, bytes_of_token(model, length) * per_s / moved)
+    return Run(weights, length, first - begun, per_s, peak, (read + bytes_of_cache(model, length)) * per_s / moved)
 
 
-def bytes_of_token(model: QwenVL, length: int) -> float:
-    """That one token reads, on average up to `length`."""
-    language, config = model.language, model.config.language
-    matrices = 0
-    for module in language.modules():
-        if isinstance(module, Int4Linear):
-            matrices += module.packed.nbytes + module.scales_and_zeros.nbytes
-        elif isinstance(module, nn.Linear) or hasattr(module, "packed"):
-            matrices += module.weight.nbytes
-    element = model.vision.conv1.weight.element_size()
-    return matrices + config.num_layers * config.hidden_size * 2 * element * length / 2
+def bytes_of_matrices(model: QwenVL) -> int:
+    """That every token reads: all matrices of the language model but the embedding."""
+    layers = [module for module in model.language.modules() if isinstance(module, nn.Linear)]
+    return sum(tensor.nbytes for layer in layers for tensor in layer.state_dict().values())
+
+
+def bytes_of_cache(model: QwenVL, length: int) -> float:
+    """Keys and values that a token reads on average up to `length`."""
+    config = model.config.language
+    return config.num_layers * config.hidden_size * 2 * model.vision.conv1.weight.element_size() * length / 2
 
 
 def copy_bandwidth(device: str) -> float:

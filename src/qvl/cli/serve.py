@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ def add_serve(verbs: Any) -> None:
     serve.add_argument("--log-prompts", action="store_true", help="write texts into the log")
 
 
+# oneDNN keeps what it compiled for each shape of a product, 1,024 of them unless told: prompts of every length make a
+# server grow for hours. So many are as fast (benchmarks/serving.py).
+KEPT_SHAPES = "32"
+
+
 def _serve(args: argparse.Namespace) -> None:
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_SHAPES)  # read when the first product is made
     try:
         from qvl.serve.run import run_here
         from qvl.serve.settings import Settings
@@ -85,7 +92,7 @@ def _launch(args: argparse.Namespace) -> None:
     command += [f"--{flag.replace('_', '-')}" for flag in ("allow_urls", "log_prompts") if getattr(args, flag)]
     if args.allowed_domains:
         command += ["--allowed-domains", *args.allowed_domains]
-    launch(args.tensor, command)
+    launch(args.tensor, command, again=shlex.join(["qvl", *command]))
 
 
 def _serve_shared(args: argparse.Namespace, folder: Path, settings: Any) -> None:

@@ -48,7 +48,9 @@ def _quantize(args: argparse.Namespace) -> None:
     import torch
 
     from qvl.checkpoint.hub import find_model
+    from qvl.checkpoint.layout import load_config
     from qvl.evaluate.quality import encoded, some_samples
+    from qvl.generate.loaded import usual_dtype
     from qvl.quantize.calibrate import CalibrationSample, LayerError
     from qvl.quantize.export import export_int4
     from qvl.quantize.layout import load_any
@@ -61,7 +63,7 @@ def _quantize(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.from_dir(source)
     samples = some_samples(args.data, args.samples, args.seed)
     held_out = some_samples(args.report, args.limit, args.seed) if args.report else []
-    model = load_any(source, device=device)
+    model = load_any(source, usual_dtype(load_config(source), device), device)
     read = [one for one in (encoded(sample, model, tokenizer) for sample in samples) if one is not None]
     if len(read) < len(samples):
         print(f"{len(samples) - len(read)} samples are too long for the model and are left out", file=sys.stderr)

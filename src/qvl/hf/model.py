@@ -108,9 +108,7 @@ class QWenLMHeadModel(PreTrainedModel, GenerationMixin):
             cache = DynamicCache()
         features = None if pixel_values is None else self.model.encode_images(pixel_values)
         embeddings = self.model.embed(input_ids, features)
-        window = (
-            None if cache is None else _Window(cache, self._alphas(cache, input_ids, attention_mask), embeddings.dtype)
-        )
+        window = None if cache is None else _Window(cache, self._alphas(cache, input_ids, attention_mask), embeddings)
         hidden = self.model.read(embeddings, attention_mask, cache=window)
         logits = self.model.language.head(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, cache=cache)
@@ -155,14 +153,14 @@ def _device(device_map: Any) -> str:
 class _Window:
     """transformers' cache in the form in which our layers ask (see qvl.model.cache.Window)."""
 
-    def __init__(self, cache: Cache, alpha: tuple[float, ...], dtype: torch.dtype) -> None:
+    def __init__(self, cache: Cache, alpha: tuple[float, ...], embeddings: Tensor) -> None:
         self.cache, self.alpha = cache, alpha[0] if len(set(alpha)) == 1 else alpha
         self.past, self.extent = cache.get_seq_length(), 0
-        self.dtype = dtype
+        self.dtype, self._device = embeddings.dtype, embeddings.device
 
     def places(self, tokens: int) -> Tensor:
         self.extent = self.past + tokens
-        return torch.arange(self.past, self.extent)[None]
+        return torch.arange(self.past, self.extent, device=self._device)[None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         return self.cache.update(keys, values, layer)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from qvl.quantize.gptq import BITS, GPTQLinear, by_group
+from qvl.quantize.gptq import BITS, LEVELS, GPTQLinear, by_group, unpack
 
 NAME = "onnxruntime MatMulNBits with int8 activations"
 INT8_ACTIVATIONS = 4  # accuracy_level
@@ -20,7 +20,7 @@ INT8_ACTIVATIONS = 4  # accuracy_level
 
 def fits(layer: GPTQLinear) -> bool:
     """Whether zero points fit four bits: GPTQ's go up to 16."""
-    return bool((by_group(layer).zeros < 2**BITS).all())
+    return bool((unpack(layer.stored()[1]) < LEVELS - 1).all())  # stored less one
 
 
 class OnnxLinear(nn.Module):

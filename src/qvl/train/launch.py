@@ -22,8 +22,10 @@ from qvl.errors import TrainingError
 ENDS_WITHIN_S = 5  # the others, asked to
 
 
-def launch(count: int, arguments: Sequence[str]) -> None:
-    """Run `python -m qvl ARGUMENTS`, a training, as `count` ranks of one job, and wait for them.
+def launch(count: int, arguments: Sequence[str], again: str | None = None) -> None:
+    """Run `python -m qvl ARGUMENTS` as `count` ranks of one job, and wait for them.
+
+    again: what goes on after a rank was killed (the same arguments with --ranks).
 
     Raises TrainingError naming the rank that died and the command that goes on; an error that a rank has already said
     ends this process with the same exit code.
@@ -52,7 +54,7 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
         name = signal.Signals(-failure.exitcode).name
-        again = shlex.join(["qvl", *arguments, "--ranks", str(count)])
+        again = again or shlex.join(["qvl", *arguments, "--ranks", str(count)])
         raise TrainingError(
             f"rank {rank} (process {failure.pid}) was killed by {name} and the others were ended; go on with: {again}"
         ) from error

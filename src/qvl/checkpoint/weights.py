@@ -48,7 +48,7 @@ def weight_files(directory: Path, files: Files = QWEN_FILES) -> list[Path]:
             paths = [directory / name for name in _named_by(index)]
             if missing := [path.name for path in paths if not path.exists()]:
                 raise CheckpointError(
-                    f"{directory}: the index names {some_of(missing)}, which is missing; download it again"
+                    f"{directory}: the index names {_some(missing)}, which is missing; download it again"
                 )
             return paths
         if (directory / single).exists():
@@ -99,14 +99,14 @@ def check_names(directory: Path, wanted: Set[str], found: Set[str]) -> None:
     """CheckpointError naming what is missing and what is unexpected."""
     problems = []
     if missing := sorted(wanted - found):
-        problems.append(f"missing {some_of(missing)}")
+        problems.append(f"missing {_some(missing)}")
     if extra := sorted(found - wanted):
-        problems.append(f"unexpected {some_of(extra)}")
+        problems.append(f"unexpected {_some(extra)}")
     if problems:
         raise CheckpointError(f"{directory}: tensors do not fit the configuration: {'; '.join(problems)}")
 
 
-def some_of(names: list[str]) -> str:
+def _some(names: list[str]) -> str:
     """The first three, and how many more."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -6,6 +6,7 @@ loss of a token is minus the logarithm of the probability that it gave to the tr
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from PIL import Image as PILImage
@@ -64,6 +65,11 @@ class LossTable:
     def said(self) -> str:
         """The model's own answer."""
         return "".join(self.said_tokens)
+
+    def runs(self) -> Iterator[tuple[str | None, list[TokenLoss]]]:
+        """Tokens that stand together and count (None), or do not for the same reason."""
+        for why, run in groupby(self.tokens, key=lambda token: None if token.supervised else token.why):
+            yield why, list(run)
 
     @property
     def total(self) -> float:

@@ -1,12 +1,11 @@
 """The loss table as a page: one file, the picture with its boxes, a row for each token."""
 
 import html
-from itertools import groupby
 from pathlib import Path
 
 from qvl import images
 from qvl.explain.loss import LossTable, TokenLoss
-from qvl.explain.loss_text import shown, summary
+from qvl.explain.loss_text import favourite_text, shown, summary
 from qvl.explain.words import WORDS
 from qvl.files import write_text
 from qvl.pages import page, picture_html, polygons
@@ -59,26 +58,22 @@ def _said(table: LossTable, words: dict[str, str]) -> str:
 
 def _rows(table: LossTable, words: dict[str, str]) -> list[str]:
     rows = []
-    for counts, run in groupby(table.tokens, key=lambda token: (token.supervised, not token.supervised and token.why)):
-        tokens = list(run)
-        if counts[0]:
+    for why, tokens in table.runs():
+        if why is None:
             rows += [_row(token, words) for token in tokens]
         else:
-            said = html.escape(words["skipped"].format(len(tokens), words[str(counts[1])]))
+            said = html.escape(words["skipped"].format(len(tokens), words[why]))
             text = html.escape(shown("".join(token.text for token in tokens if token.why != "image")))
             rows.append(f'<tr class="skipped"><td colspan="6">{said} <span class="token">{text[:400]}</span></td></tr>')
     return rows
 
 
 def _row(token: TokenLoss, words: dict[str, str]) -> str:
-    favourite = "=" if token.is_favourite else f"{shown(token.favourite)} {token.favourite_probability:.2f}"
-    if token.off:
-        favourite += f" ({words['off'].format(token.off)})"
     bar = f'<span class="bar" style="width:{80 * token.probability:.0f}px"></span>'
     return (
         f'<tr class="{"right" if token.is_favourite else "wrong"}"><td class="number">{token.place}</td>'
         f'<td class="token">{html.escape(shown(token.text))}</td>'
         f"<td>{html.escape(words['yes'])}: {html.escape(words[token.why])}</td>"
-        f'<td>{bar}{token.probability:.3f}</td><td class="token">{html.escape(favourite)}</td>'
+        f'<td>{bar}{token.probability:.3f}</td><td class="token">{html.escape(favourite_text(token, words))}</td>'
         f'<td class="number">{token.loss:.3f}</td></tr>'
     )

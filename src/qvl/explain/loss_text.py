@@ -1,7 +1,7 @@
 """The loss table for a terminal."""
 
+import unicodedata
 from collections.abc import Iterator
-from itertools import groupby
 
 from qvl.explain.loss import LossTable, TokenLoss
 from qvl.explain.words import WORDS
@@ -15,12 +15,11 @@ def table_text(table: LossTable, language: str, colours: bool) -> str:
     words = WORDS[language]
     names = [words[key] for key in ("place", "true", "probability", "favourite", "loss")]
     lines = [words["title"], words["forced"], "", _row(names)]
-    for counts, run in groupby(table.tokens, key=lambda token: (token.supervised, not token.supervised and token.why)):
-        if counts[0]:
-            lines += [_coloured(token, words, colours) for token in run]
+    for why, tokens in table.runs():
+        if why is None:
+            lines += [_coloured(token, words, colours) for token in tokens]
         else:
-            count = len(list(run))
-            text = words["skipped"].format(count, words[str(counts[1])])
+            text = words["skipped"].format(len(tokens), words[why])
             lines.append(f"{GREY}{text}{END}" if colours else text)
     return "\n".join([*lines, "", *summary(table, language)])
 
@@ -43,10 +42,16 @@ def shown(text: str) -> str:
     return text.replace(" ", "␣").replace("\n", "⏎")
 
 
+def favourite_text(token: TokenLoss, words: dict[str, str]) -> str:
+    """The model's favourite with its probability, and how far it would have moved a box; "=" for the true token."""
+    if token.is_favourite:
+        return "="
+    off = f" ({words['off'].format(token.off)})" if token.off else ""
+    return f"{shown(token.favourite)} {token.favourite_probability:.2f}{off}"
+
+
 def _coloured(token: TokenLoss, words: dict[str, str], colours: bool) -> str:
-    favourite = "=" if token.is_favourite else f"{shown(token.favourite)} {token.favourite_probability:.2f}"
-    if token.off:
-        favourite += f" ({words['off'].format(token.off)})"
+    favourite = favourite_text(token, words)
     cells = [str(token.place), shown(token.text), f"{token.probability:.3f}", favourite, f"{token.loss:.3f}"]
     row = _row(cells)
     return f"{GREEN if token.is_favourite else RED}{row}{END}" if colours else row
@@ -58,4 +63,4 @@ def _row(cells: list[str]) -> str:
 
 def _columns(text: str) -> int:
     """Of a terminal: Chinese characters take two."""
-    return sum(2 if "⺀" <= char <= "鿿" or "＀" <= char <= "｠" else 1 for char in text)
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import torch
 
@@ -98,17 +99,8 @@ def _count(numbers: int) -> str:
 def compared_text(names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     """For a terminal, long values over several lines."""
     lines = [_columns("", [[name] for name in names])]
-    lines += [_columns(name, [_wrapped(value) for value in values]) for name, values in rows.items()]
+    lines += [_columns(name, [wrap(value, WIDTH - 2) for value in values]) for name, values in rows.items()]
     return "\n".join(lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH - 2:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
 
 
 def _columns(name: str, cells: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ As in the published Int4 checkpoint the matrices of the language model's blocks 
 block is calibrated with what the blocks before it, already quantised, give it.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from qvl.errors import UsageError
 from qvl.model.qwen_vl import QwenVL
-from qvl.quantize.gptq import GROUP_SIZE, GPTQLinear, ranges, rounded, stored
+from qvl.quantize.gptq import GROUP_SIZE, GPTQLinear, dequantize, quantize, ranges, rounded, stored
 
 DAMPING = 0.01  # of the mean of the diagonal
 IN_TURN = (("c_attn",), ("attn_c_proj",), ("w1", "w2"), ("mlp_c_proj",))  # what a block's matrices wait for
@@ -88,19 +89,16 @@ def quantize_with(
         scales.append(scale)
         zeros.append(zero)
     scale, zero = torch.stack(scales, 1), torch.stack(zeros, 1)
-    chosen = (values - zero[:, columns]) * scale[:, columns]
-    return stored(values, scale, zero, columns), _error(weight.float(), chosen, met, group_size)
+    state = stored(values, scale, zero, columns)
+    error, nearest = (_error(weight.float(), one, met) for one in (state, quantize(weight, group_size)))
+    return state, LayerError("", error, nearest)
 
 
-def _error(weight: Tensor, chosen: Tensor, hessian: Tensor, group_size: int) -> LayerError:
-    parts = [(part, *ranges(part)) for part in weight.split(group_size, dim=1)]
-    nearest = torch.cat([(rounded(p, s[:, None], z[:, None]) - z[:, None]) * s[:, None] for p, s, z in parts], 1)
-
-    def energy(matrix: Tensor) -> float:
-        return float(((matrix @ hessian) * matrix).sum())
-
-    whole = energy(weight)
-    return LayerError("", (energy(chosen - weight) / whole) ** 0.5, (energy(nearest - weight) / whole) ** 0.5)
+def _error(weight: Tensor, state: dict[str, Tensor], hessian: Tensor) -> float:
+    """Of the products on the samples, relative to the whole matrix's."""
+    off = dequantize(tuple(state.values()), torch.float32) - weight
+    lost, whole = (float(((one @ hessian) * one).sum()) for one in (off, weight))
+    return math.sqrt(max(lost, 0.0) / whole) if whole > 0 else 0.0
 
 
 class _Caught(Exception):  # noqa: N818 - no error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qvl.generate.decoding import decode
 from qvl.model.cache import KVCache, Window
 from qvl.model.qwen_vl import QwenVL
 
@@ -31,15 +32,17 @@ class RecordedDecoder:
 
     def __init__(self, model: QwenVL, cache: KVCache) -> None:
         self._model, self._cache = model, cache
-        self._recordings: dict[tuple[int, int, tuple[float, ...]], _Recording] = {}
+        self._recordings: dict[tuple[int, int, float], _Recording] = {}
         self._pool = torch.cuda.graph_pool_handle() if cache.keys.is_cuda else None
 
     def __call__(self, token_ids: Sequence[int]) -> Tensor:
         """Read one more token of each of the first rows; the logits of what follows, (B, V), until the next call."""
         cache, rows = self._cache, len(token_ids)
-        lengths = cache.lengths[:rows]
+        lengths, alphas = cache.lengths[:rows], set(cache.alphas[:rows])
+        if len(alphas) > 1:  # beyond the trained length, and rare: not a recording for every mixture
+            return decode(self._model, token_ids, cache)
         extent = min(-(-(max(lengths) + 1) // EXTENT_STEP) * EXTENT_STEP, cache.capacity)
-        key = (rows, extent, tuple(cache.alphas[:rows]))
+        key = (rows, extent, alphas.pop())
         recording = self._recordings.get(key)
         known = recording is not None
         if recording is None:
@@ -53,12 +56,11 @@ class RecordedDecoder:
             cache.lengths[row] += 1
         return logits
 
-    def _prepared(self, rows: int, extent: int, alphas: tuple[float, ...]) -> _Recording:
+    def _prepared(self, rows: int, extent: int, alpha: float) -> _Recording:
         cache, model = self._cache, self._model
         device = cache.keys.device
         ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        alpha = alphas[0] if len(set(alphas)) == 1 else alphas
 
         def run() -> Tensor:
             window = Window(cache.keys[:, :rows], cache.values[:, :rows], lengths, extent, alpha)

@@ -27,6 +27,13 @@ def add_explain(verbs: Any) -> None:
     loss.add_argument("--page", type=Path, help="write a page, too")
     add_model(loss)
 
+    flow = add_verb(subjects, "flow", _flow, "a picture and a question through the model: shapes, cost, attention")
+    flow.add_argument("image", type=Path, help="the picture")
+    flow.add_argument("text", help="what is asked about it")
+    flow.add_argument("--language", choices=["en", "zh"], help="of the tables (the text's)")
+    flow.add_argument("--page", type=Path, help="write a page, too, with the picture lit where the model looks")
+    add_model(flow)
+
     recipe = add_verb(
         subjects, "recipe", _recipe, "the stages side by side: data, what trains, rates, which tokens count"
     )
@@ -50,6 +57,22 @@ def _loss(args: argparse.Namespace) -> None:
         print(args.page)
 
 
+def _flow(args: argparse.Namespace) -> None:
+    from qvl.data.language import language_of
+    from qvl.explain.flow import answer_flow
+    from qvl.explain.flow_page import write_flow_page
+    from qvl.explain.flow_text import flow_text
+
+    _, load = model_of(args)
+    loaded = load()
+    flow = answer_flow(loaded.model, loaded.tokenizer, args.image, args.text)
+    language = args.language or language_of(args.text)
+    print(flow_text(flow, language))
+    if args.page:
+        write_flow_page(flow, args.page, language)
+        print(args.page)
+
+
 def _recipe(args: argparse.Namespace) -> None:
     from qvl.explain.recipes import compared, compared_text, write_recipes_page
     from qvl.train.recipe import load_recipe
@@ -62,6 +85,7 @@ def _recipe(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> Any:
+    from qvl.data.language import language_of
     from qvl.data.sample import Sample, Turn, read_split
     from qvl.text.markup import Image, Text, parse_markup
     from qvl.text.prompts import caption_prefix, vqa_prefix
@@ -73,7 +97,7 @@ def _sample(args: argparse.Namespace) -> Any:
         raise UsageError(f"{args.what}: no sample with id {args.id or 'any'} and task {args.task or 'any'}")
     if args.image is None and args.ask is None:
         raise UsageError(f"{args.what}: no such split; for a text say what it answers: --image PATH, --ask QUESTION")
-    language = "zh" if any("⺀" <= char <= "鿿" for char in args.what) else "en"
+    language = language_of(args.what)
     task = args.task or ("dialogue" if args.ask else "caption")
     shown = (Image(0),) if args.image else ()
     if task == "caption" and args.image:

@@ -1,20 +1,20 @@
 """The loss table for a terminal."""
 
-import unicodedata
 from collections.abc import Iterator
 
+from qvl.explain.columns import padded
 from qvl.explain.loss import LossTable, TokenLoss
 from qvl.explain.words import WORDS
 
 GREEN, RED, GREY, END = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
-WIDTHS = (6, 18, 12, 26, 8)
+WIDTHS = (7, 19, 13, 27, 8)
 
 
 def table_text(table: LossTable, language: str, colours: bool) -> str:
     """A row for each token that counts; runs of those that do not are one line with the reason."""
     words = WORDS[language]
     names = [words[key] for key in ("place", "true", "probability", "favourite", "loss")]
-    lines = [words["title"], words["forced"], "", _row(names)]
+    lines = [words["title"], words["forced"], "", padded(names, WIDTHS)]
     for why, tokens in table.runs():
         if why is None:
             lines += [_coloured(token, words, colours) for token in tokens]
@@ -53,14 +53,5 @@ def favourite_text(token: TokenLoss, words: dict[str, str]) -> str:
 def _coloured(token: TokenLoss, words: dict[str, str], colours: bool) -> str:
     favourite = favourite_text(token, words)
     cells = [str(token.place), shown(token.text), f"{token.probability:.3f}", favourite, f"{token.loss:.3f}"]
-    row = _row(cells)
+    row = padded(cells, WIDTHS)
     return f"{GREEN if token.is_favourite else RED}{row}{END}" if colours else row
-
-
-def _row(cells: list[str]) -> str:
-    return " ".join(cell + " " * (width - _columns(cell)) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
-
-
-def _columns(text: str) -> int:
-    """Of a terminal: Chinese characters take two."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 import torch
 
+from qvl.explain.columns import quantity
 from qvl.files import write_text
 from qvl.model.qwen_vl import QwenVL
 from qvl.pages import page
@@ -54,8 +55,8 @@ def _facts(recipe: Recipe) -> dict[str, str]:
         "what": recipe.about,
         "data": ", ".join(f"{task} {weight / weights:.0%}" for task, weight in shares) or "pictures labelled by patch",
         "starts from": "; ".join(f"{', '.join(parts)}: {source}" for source, parts in starts.items()) or "random",
-        "trains": ", ".join(f"{g.name} {_count(g.trained)}" for g in groups if g.trained),
-        "frozen": ", ".join(f"{g.name} {_count(g.total)}" for g in groups if not g.trained) or "nothing",
+        "trains": ", ".join(f"{g.name} {quantity(g.trained)}" for g in groups if g.trained),
+        "frozen": ", ".join(f"{g.name} {quantity(g.total)}" for g in groups if not g.trained) or "nothing",
         "pictures": f"{vision.image_size} px: {vision.grid**2:,} patches -> {vision.num_queries} places",
         "row": f"{data.row_length:,} tokens, packing {data.packing}",
         "a step": f"{rows:,} rows ({recipe.grad_accumulation} accumulations)",
@@ -87,13 +88,6 @@ def _counted(recipe: Recipe) -> str:
         return OF_PATCHES
     kinds = {task == DIALOGUE for task, weight in recipe.data.mixture.items() if weight}
     return OF_BOTH if len(kinds) == 2 else OF_DIALOGUES if True in kinds else OF_TASKS
-
-
-def _count(numbers: int) -> str:
-    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if numbers >= size:
-            return f"{numbers / size:.3g}{unit}"
-    return str(numbers)
 
 
 def compared_text(names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

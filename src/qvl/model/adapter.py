@@ -45,6 +45,11 @@ class Adapter(nn.Module):
         self.proj = nn.Parameter(torch.zeros(dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
+        attended = attend(*self.project(features)).transpose(1, 2).flatten(2)  # (N, Q, D)
+        return self.ln_post(self.out_proj(attended)) @ self.proj
+
+    def project(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What attends, and what to: queries (N, H, Q, K), keys and values (N, H, P, K)."""
         n, patches, _ = features.shape
         x = self.ln_kv(self.kv_proj(features))
         query = self.ln_q(self.query) + self.pos_embed  # (Q, D)
@@ -54,8 +59,7 @@ class Adapter(nn.Module):
             self._split_heads(F.linear(t, w, b))
             for t, w, b in zip((query[None].expand(n, -1, -1), keys, x), weights, biases, strict=True)
         )
-        attended = attend(q, k, v).transpose(1, 2).flatten(2)  # (N, Q, D)
-        return self.ln_post(self.out_proj(attended)) @ self.proj
+        return q, k, v
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, ., K)

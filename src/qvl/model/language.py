@@ -60,15 +60,24 @@ class LanguageBlock(nn.Module):
         up, gate = (self.w1(normed), self.w2(normed)) if self.merged is None else self.merged(normed).chunk(2, dim=-1)
         return x + self.mlp_c_proj(up * F.silu(gate))
 
-    def _attend(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:
+    def project(
+        self, x: Tensor, positions: Positions, wide: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed x (B, T, D) -> rotated queries and keys, and values, of these tokens: (B, H, T, K) each.
+
+        wide: the type of queries and keys, that of the products where none is given.
+        """
         qkv = self.c_attn(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, 3 H, T, K)
         heads = qkv.shape[1] // 3  # some of them, where the model is shared out
-        narrow = qkv.dtype
-        wide = narrow if cache is None else cache.dtype
+        wide = wide or qkv.dtype
         q, k = rotate(qkv[:, : 2 * heads], positions.cos, positions.sin, wide).chunk(2, dim=1)
-        v = qkv[:, 2 * heads :]
         if positions.logn is not None:
             q = (q * positions.logn).to(wide)
+        return q, k, qkv[:, 2 * heads :]
+
+    def _attend(self, x: Tensor, positions: Positions, cache: Window | None) -> Tensor:
+        q, k, v = self.project(x, positions, None if cache is None else cache.dtype)
+        narrow = v.dtype
         if cache is not None:
             k, v = cache.append(self.layer, k, v, positions.places)
         causal = positions.mask is None and q.shape[2] > 1

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image as PILImage
 
@@ -31,6 +31,15 @@ def page(title: str, body: str, style: str = "") -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}{style}</style></head><body>{body}</body></html>\n"
     )
+
+
+def table_html(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A head and its rows; texts: columns of text, the first one and then the last ones. The others are numbers."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    last = len(rows[0]) - texts
+    kinds = [' class="number"' if 1 <= i <= last else "" for i in range(len(rows[0]))]
+    body = ("".join(f"<td{k}>{html.escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True)) for row in rows[1:])
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
 
 
 def jpeg_base64(picture: PILImage.Image, quality: int) -> str:

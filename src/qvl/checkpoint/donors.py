@@ -7,7 +7,6 @@ OpenCLIP.
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qvl.checkpoint.config_json import config_from_json, language_from_json
@@ -17,6 +16,7 @@ from qvl.checkpoint.weights import OPEN_CLIP_FILES, QWEN_FILES, Files, check_nam
 from qvl.errors import CheckpointError
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 
 # What the weights were made for: what shapes don't show, depths, biases, and the vocabulary, whose rows are tokens.
 _MADE_FOR = {
@@ -39,7 +39,7 @@ def load_part(directory: str | Path, part: str, config: QwenVLConfig) -> dict[st
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint folder")
-    with torch.device("meta"):
+    with skeleton():
         empty = QwenVL(config).get_submodule(part)
     shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     if files_of(directory) is OPEN_CLIP_FILES:

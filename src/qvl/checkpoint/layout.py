@@ -15,6 +15,7 @@ from qvl.errors import CheckpointError
 from qvl.files import write_text
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.text.tokenizer import Tokenizer
 
 CONFIG_NAME = QWEN_FILES.config
@@ -47,7 +48,7 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32,
     config = load_config(directory)
     if quantization_of(directory) is not None:
         raise CheckpointError(f"{directory}: has Int4 matrices (quantization_config), which qvl.quantize loads")
-    with torch.device("meta"):
+    with skeleton():
         model = QwenVL(config)
     names = published_names(config)
     return filled(model, read_state(model, directory, names, lambda _, tensor: tensor.to(device, dtype)))

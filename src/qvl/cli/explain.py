@@ -34,6 +34,11 @@ def add_explain(verbs: Any) -> None:
     flow.add_argument("--page", type=Path, help="write a page, too, with the picture lit where the model looks")
     add_model(flow)
 
+    batch = add_verb(subjects, "batch", _batch, "a training step's rows: samples, where from, tokens with loss, waste")
+    batch.add_argument("stage", type=Path, help="the stage's folder, such as runs/tiny/multitask")
+    batch.add_argument("--step", type=int, help="as counted in its log.jsonl, from 0 (the last one)")
+    batch.add_argument("--page", type=Path, help="write a page, too, with every sample token by token")
+
     recipe = add_verb(
         subjects, "recipe", _recipe, "the stages side by side: data, what trains, rates, which tokens count"
     )
@@ -70,6 +75,18 @@ def _flow(args: argparse.Namespace) -> None:
     print(flow_text(flow, language))
     if args.page:
         write_flow_page(flow, args.page, language)
+        print(args.page)
+
+
+def _batch(args: argparse.Namespace) -> None:
+    from qvl.explain.batch import last_step, step_view
+    from qvl.explain.batch_page import write_step_page
+    from qvl.explain.batch_text import step_text
+
+    view = step_view(args.stage, last_step(args.stage) if args.step is None else args.step)
+    print(step_text(view))
+    if args.page:
+        write_step_page(view, args.page)
         print(args.page)
 
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from qvl import images
 from qvl.data.pools import find_parts, fingerprint
-from qvl.data.sample import Sample
 from qvl.data.stream import Drawn, Row, Stream, StreamConfig, StreamState
 from qvl.errors import DataError, ImageError, UsageError
 from qvl.text.special_tokens import IGNORE_INDEX, MARKUP_TOKENS
@@ -115,11 +114,6 @@ class Loader:
         """Go on from this state, which may hold the streams of other ranks too."""
         for stream in self.streams:
             stream.state = StreamState.from_dict(state[str(stream.number)])
-
-    def batches_of_samples(self) -> Iterator[list[Sample]]:
-        """The samples of each batch in reading order, without their tensors."""
-        for rows, _ in self.rows():
-            yield [drawn.sample for row in rows for drawn in row]
 
     def rows(self) -> Iterator[tuple[list[Row], State]]:
         """The rows of each batch, pictures as they lie in the shards, with the state that follows it."""

@@ -15,7 +15,7 @@ from qvl.explain.flow_text import cost_note, cost_rows, shape_rows, words_text
 from qvl.explain.flow_words import FLOW_WORDS
 from qvl.explain.loss_text import shown
 from qvl.files import write_text
-from qvl.pages import page, picture_html
+from qvl.pages import page, picture_html, table_html
 
 PICTURE_SIDE, LOOK_SIDE, QUERIES_SIDE = 360, 110, 1040
 MOST_LOOKS = 64  # tokens of an answer that are shown
@@ -40,7 +40,8 @@ def write_flow_page(flow: AnswerFlow, out: Path, language: str) -> None:
         f"<h1>{words['title']}</h1>{picture_html(small)}<p>{asked}",
         f"<span class='token'>{html.escape(flow.answer)}</span></p>",
         f"<h2>{words['shapes']}</h2>{_shapes(flow, words)}",
-        f"<h2>{words['cost']}</h2>{_table(list(cost_rows(flow, words)))}<p class='note'>{cost_note(flow, words)}</p>",
+        f"<h2>{words['cost']}</h2>{table_html(list(cost_rows(flow, words)))}",
+        f"<p class='note'>{cost_note(flow, words)}</p>",
         f"<h2>{words['queries']}</h2><p>{words['queries_note'].format(queries, patches)}</p>",
         picture_html(lit_queries(picture, flow.queries)),
         f"<h2>{words['answer_title']}</h2><p>{words['answer_note']}</p>{_looks(flow, picture, words)}",
@@ -73,7 +74,7 @@ def lit_queries(picture: PILImage.Image, queries: Tensor) -> PILImage.Image:
 
 
 def _shapes(flow: AnswerFlow, words: dict[str, str]) -> str:
-    return _table(shape_rows(flow, words), texts=2)
+    return table_html(shape_rows(flow, words), texts=2)
 
 
 def _looks(flow: AnswerFlow, picture: PILImage.Image, words: dict[str, str]) -> str:
@@ -103,12 +104,3 @@ def _layers(flow: AnswerFlow, words: dict[str, str]) -> str:
 
 def _bar(share: float) -> str:
     return f'<span class="share" style="width:{60 * share:.0f}px"></span>{share:.0%}'
-
-
-def _table(rows: list[list[str]], texts: int = 1) -> str:
-    """A head and its rows; texts: columns of text, the first one and then the last ones. The others are numbers."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    last = len(rows[0]) - texts
-    kinds = [' class="number"' if 1 <= i <= last else "" for i in range(len(rows[0]))]
-    body = ("".join(f"<td{k}>{html.escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True)) for row in rows[1:])
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 
-import torch
-
 from qvl.explain.columns import quantity
 from qvl.files import write_text
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.pages import page
 from qvl.text.render import DIALOGUE
 from qvl.train.optim import freeze, lr_at
@@ -40,7 +39,7 @@ def compared(recipes: Sequence[Recipe]) -> dict[str, list[str]]:
 
 def _facts(recipe: Recipe) -> dict[str, str]:
     config = model_config(recipe, tokenizer_of(recipe))
-    with torch.device("meta"):
+    with skeleton():
         model = QwenVL(config)
     freeze(model, () if recipe.lora else recipe.trains)
     groups = what_trains(model)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.train.flops import StepWork, forward_operations
 from qvl.train.trained import what_trains
 
@@ -93,8 +94,9 @@ def flow_of(config: QwenVLConfig, images: int, tokens: int) -> Flow:
 
     tokens: all of the row, the pictures' places among them.
     """
-    with torch.device("meta"), torch.no_grad():
+    with skeleton():
         model = QwenVL(config).eval()
+    with torch.device("meta"), torch.no_grad():
         side = config.vision.image_size
         with flowing(model) as flow:
             model.encode_images(torch.empty(images, 3, side, side))

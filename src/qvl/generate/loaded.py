@@ -21,6 +21,7 @@ from qvl.generate.spoken import SpokenText
 from qvl.images import ImageSource
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.quantize.layout import load_any
 from qvl.text.markup import Content
 from qvl.text.render import DIALOGUE, RoleTurn, render_prompt
@@ -112,6 +113,6 @@ def load(
 
 def usual_dtype(config: QwenVLConfig, device: str) -> torch.dtype:
     """What a model answers in where nothing is said: float32 is exact, but of billions of weights twice the memory."""
-    with torch.device("meta"):
+    with skeleton():
         count = sum(parameter.numel() for parameter in QwenVL(config).parameters())
     return torch.float32 if device == "cpu" and count <= EXACT_UP_TO else torch.bfloat16

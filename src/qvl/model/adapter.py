@@ -17,13 +17,14 @@ from qvl.model.vision import LAYER_NORM_EPS, resize_positions
 
 def sincos_table(side: int, dim: int) -> Tensor:
     """The fixed table (side * side, dim): first half of the channels for the column, second for the row."""
-    places = torch.arange(side, dtype=torch.float64)
-    inverse = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    # Made on the CPU even within a skeleton, where arange would load torch's compiler.
+    places = torch.arange(side, dtype=torch.float64, device="cpu")
+    inverse = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim / 4))
     angles = places[:, None] * inverse
     line = torch.cat((angles.sin(), angles.cos()), dim=1)  # (side, dim / 2)
     columns = line[None].expand(side, -1, -1)
     rows = line[:, None].expand(-1, side, -1)
-    return torch.cat((columns, rows), dim=-1).flatten(0, 1).float()
+    return torch.cat((columns, rows), dim=-1).flatten(0, 1).float().to(torch.get_default_device())
 
 
 class Adapter(nn.Module):

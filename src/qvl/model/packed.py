@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 
-LEAST_ROWS = 4  # fewer take oneDNN longer than four, where the matrix comes from memory
+# Fewer take oneDNN's AVX-512 kernels longer than four, where the matrix comes from memory; its AVX2 ones do not.
+LEAST_ROWS = 4 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 1
 LEAST_BYTES = 2**23  # smaller ones are taken to stay in the caches
 EXPECTED_ROWS = 16  # for which it chooses the layout
 
@@ -42,7 +44,7 @@ class PackedLinear(nn.Module):
 
 def joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """Two layers of one input as one, whose output is theirs side by side."""
-    with torch.device("meta"):
+    with skeleton():
         both = nn.Linear(first.in_features, first.out_features + second.out_features, first.bias is not None)
     parts = {"weight": (first.weight, second.weight)}
     if first.bias is not None and second.bias is not None:

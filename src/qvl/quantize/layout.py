@@ -19,6 +19,7 @@ from qvl.checkpoint.names import published_names
 from qvl.checkpoint.weights import tensor_names
 from qvl.errors import CheckpointError
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.quantize.gptq import BITS, GROUP_SIZE, PER_INT, GPTQLinear
 from qvl.quantize.nf4 import nf4_matrix
 from qvl.text.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ def load_any(directory: str | Path, dtype: torch.dtype | None = torch.float32, d
         return load_model(directory, dtype, device)
     group_size = _group_size(settings, directory)
     found = tensor_names(directory)
-    with torch.device("meta"):
+    with skeleton():
         model = QwenVL(config)
         names = published_names(config)
         for name, layer in list(model.named_modules()):
@@ -81,7 +82,7 @@ def to_whole(model: QwenVL) -> None:
             matrix = nf4_matrix(layer)
         else:
             continue
-        with torch.device("meta"):
+        with skeleton():
             whole = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         state = {"weight": matrix} if layer.bias is None else {"weight": matrix, "bias": layer.bias.detach()}
         whole.load_state_dict(state, assign=True)

@@ -22,6 +22,7 @@ from qvl.generate.engine import Engine
 from qvl.generate.prepare import prepare
 from qvl.generate.request import Request, Step
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.quantize.gptq import GPTQLinear
 from qvl.serve.app import Served
 from qvl.serve.run import run
@@ -64,7 +65,7 @@ def _by_input(layer: nn.Linear, rank: int, size: int) -> nn.Linear:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    with torch.device("meta"):
+    with skeleton():
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias}, assign=True)
     return layer.requires_grad_(False)

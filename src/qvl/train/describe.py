@@ -4,11 +4,10 @@ from itertools import islice
 from pathlib import Path
 from textwrap import fill
 
-import torch
-
 from qvl.data.loader import Loader
 from qvl.errors import DataError, UsageError
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.train.lora import targets
 from qvl.train.optim import build_optimizers, freeze
 from qvl.train.plan_report import WIDTH, cost_text
@@ -24,7 +23,7 @@ def describe(recipe: Recipe, run_dir: Path, ranks: int = 1) -> str:
     ranks. Weights are not needed; data are looked at where there are any."""
     tokenizer = tokenizer_of(recipe)
     config = model_config(recipe, tokenizer)
-    with torch.device("meta"):
+    with skeleton():
         model = QwenVL(config)
     freeze(model, () if recipe.lora else recipe.trains)
     optim, data, vision = recipe.optim, recipe.data, config.vision

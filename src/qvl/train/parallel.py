@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from qvl.errors import RecipeError
 from qvl.model.config import QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 from qvl.train.ranks import Ranks
 from qvl.train.recipe import ParallelConfig, Recipe
 
@@ -62,7 +63,7 @@ def parallelize(source: QwenVL | None, config: QwenVLConfig, ranks: Ranks, recip
     """
     if ranks.mesh is None:
         raise ValueError("one rank alone has nothing to share")
-    with torch.device("meta"):
+    with skeleton():
         model = QwenVL(config)
     if ranks.tensor_size > 1:
         _split_blocks(model, ranks.mesh["tensor"])
@@ -135,7 +136,7 @@ def whole_model(model: QwenVL, ranks: Ranks) -> QwenVL | None:
             state[name] = _by_part(name, full.cpu(), ranks.tensor_size)
     if not ranks.is_first:
         return None
-    with torch.device("meta"):
+    with skeleton():
         gathered = QwenVL(model.config)
     gathered.load_state_dict(state, assign=True)
     return gathered.eval()

@@ -1,19 +1,31 @@
 """A training step -> the samples it saw. Nothing is logged for it: the order follows from the recipe and the shards."""
 
 import json
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from qvl.data.loader import Loader
 from qvl.data.sample import Sample
+from qvl.data.stream import Row
 from qvl.errors import UsageError
-from qvl.train.recipe import recipe_from_dict
+from qvl.text.tokenizer import Tokenizer
+from qvl.train.recipe import Recipe, recipe_from_dict
 from qvl.train.stage import build_loader, model_config, tokenizer_of
 from qvl.train.trainer import RECIPE_NAME, check_shards
 
 
-def trace_step(stage_dir: Path, step: int) -> list[Sample]:
-    """The samples of step `step` (from 0) of a stage, in the order in which the batch holds them.
+@dataclass(frozen=True)
+class TracedStep:
+    """batches: the rows of each batch of the step, in the order in which they are read."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    batches: list[list[Row]]
+
+
+def traced_step(stage_dir: Path, step: int) -> TracedStep:
+    """The rows of step `step` (from 0) of a stage.
 
     UsageError for a folder without a stage, a step that it does not have, or the vision warm-up, which sees pictures
     without samples; DataError when the shards are not those that the stage trained on.
@@ -30,5 +42,10 @@ def trace_step(stage_dir: Path, step: int) -> list[Sample]:
         raise UsageError(f"{stage_dir}: its pictures are drawn for it and belong to no sample")
     check_shards(stage_dir, loader)
     first = step * recipe.batches_per_step
-    batches = islice(loader.batches_of_samples(), first, first + recipe.batches_per_step)
-    return [sample for samples in batches for sample in samples]
+    batches = [rows for rows, _ in islice(loader.rows(), first, first + recipe.batches_per_step)]
+    return TracedStep(recipe, tokenizer, batches)
+
+
+def trace_step(stage_dir: Path, step: int) -> list[Sample]:
+    """The samples of a step in the order in which the batch holds them; errors of traced_step."""
+    return [drawn.sample for rows in traced_step(stage_dir, step).batches for row in rows for drawn in row]

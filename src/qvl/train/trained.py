@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.skeleton import skeleton
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Group:
 
 def what_trains(model: QwenVL) -> list[Group]:
     """Every group of the model's weights, from what its parameters say."""
-    with torch.device("meta"):
+    with skeleton():
         plain = QwenVL(model.config)  # quantised matrices hide their size, adapters add to it
     totals = _count(plain, everything=True)
     trained = _count(model, everything=False)

@@ -5,7 +5,7 @@
 
 Blocks marked `console` hold commands behind `$ ` (with `> ` for further lines) and their output. A page's commands run
 in order in one new folder, where `examples/` and `recipes/` are as in the repository. In an output `...` stands for
-anything, within a line or for whole lines, and numbers may differ by a hundredth part or by one in the last digit
+anything, within a line or for whole lines, and numbers may differ by a fiftieth part or by one in the last digit
 shown, because processors round differently. What goes to stderr (progress) is shown where a command fails. Blocks
 marked `console slow` run with --slow alone.
 """
@@ -134,7 +134,7 @@ def _plain(text: str) -> str:
 
 def _close(shown: str, printed: str) -> bool:
     digits = len(shown.partition(".")[2])
-    return abs(float(shown) - float(printed)) <= max(abs(float(shown)) / 100, 1.01 * 10**-digits if digits else 0)
+    return abs(float(shown) - float(printed)) <= max(abs(float(shown)) / 50, 1.01 * 10**-digits if digits else 0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
-.PHONY: demo demo-long env env-dev system test lint types check clean
+.PHONY: demo demo-long env env-dev system test lint types docs check clean
 
 # --no-compile: a module is compiled when it is first imported, most never are.
 env: $(STAMP)
@@ -48,6 +48,10 @@ lint: env-dev
 
 types: env-dev
 	$(BIN)/mypy
+
+# The documentation with the API reference: build/site/index.html. A broken link is an error.
+docs: env-dev
+	$(BIN)/sphinx-build -b html -j auto -q -W --keep-going docs build/site
 
 check: lint types test
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from qvl.cli import build_parser
 
@@ -35,6 +37,23 @@ def test_the_guide_shows_what_its_commands_print(page: Path) -> None:
     """`python scripts/check_guide.py --update docs/guide/*.md` writes new output into the pages."""
     changes = check_guide.run_page(page, slow=False)
     assert not changes, "\n".join(f"$ {change.command.text}\n{change.printed}" for change in changes)
+
+
+def test_the_notebook_says_the_same_when_it_is_run() -> None:
+    page = Path("docs/tour.ipynb")
+    kept = nbformat.read(page, as_version=4)
+    run = nbformat.read(page, as_version=4)
+    NotebookClient(run, timeout=300, resources={"metadata": {"path": str(page.parent)}}).execute()
+    for before, after in zip(kept.cells, run.cells, strict=True):
+        if before.cell_type == "code":
+            assert check_guide.same(_said(before), _said(after)), _said(after)
+            assert [o.output_type for o in before.outputs if o.output_type != "stream"] == [
+                o.output_type for o in after.outputs if o.output_type != "stream"
+            ]
+
+
+def _said(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
 def documented() -> Iterator[tuple[str, str]]:

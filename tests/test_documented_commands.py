@@ -15,7 +15,8 @@ from nbclient import NotebookClient
 from qvl.cli import build_parser
 
 GUIDE = sorted(Path("docs/guide").glob("[0-9]*.md"))
-PAGES = [Path("README.md"), Path("README.zh.md"), *sorted(Path("docs").rglob("*.md"))]
+PAGES_OF_ONE = ("README.md", "README.zh.md")  # one text in two languages
+PAGES = [*map(Path, PAGES_OF_ONE), *sorted(Path("docs").rglob("*.md"))]
 SHELL = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -104,3 +105,15 @@ def test_a_changed_output_is_found_and_written_into_the_page(tmp_path: Path) -> 
     assert [change.command.text for change in changes] == ["echo one", "exit 3"]
     assert "exit code 3" in changes[1].printed
     assert check_guide.updated(page.read_text(), changes[:1]).startswith("Text\n\n```console\n$ echo one\none\n$ cat")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_both_readmes_show_the_same_commands() -> None:
+    first, second = ([command.split()[0] for page, command in documented() if page == name] for name in PAGES_OF_ONE)
+    assert first == second

@@ -1,9 +1,11 @@
 """Each stage trains exactly the parts that its recipe declares."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qvl.checkpoint.layout import load_model
 from qvl.errors import RecipeError
@@ -11,7 +13,7 @@ from qvl.images import normalize
 from qvl.model.qwen_vl import QwenVL
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.measure import dense_measure, token_measure
-from qvl.train.optim import build_optimizers, freeze
+from qvl.train.optim import Muon, build_optimizers, freeze
 from qvl.train.recipe import Recipe, load_recipe
 from qvl.train.stage import build_head, build_loader, initial_model, model_config, tokenizer_of
 
@@ -78,6 +80,35 @@ def test_vectors_do_not_decay_and_early_layers_learn_slower() -> None:
     blocks = model.vision.blocks
     assert scales[id(blocks[-1].c_fc.weight)] == 2 * scales[id(blocks[-2].c_fc.weight)]
     assert scales[id(model.adapter.query)] == recipe.optim.lr_scale.get("adapter", 1.0)
+
+
+class Products(TorchDispatchMode):
+    """The types of the matrix products that run within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.dtypes.add(made.dtype)
+        return made
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_muon_multiplies_in_what_the_processor_has(hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is the same but for rounding, and no bf16 product is asked of a CPU without them."""
+    monkeypatch.setattr("qvl.train.optim.multiplies_bf16", lambda _: hardware)
+    weight = torch.nn.Parameter(torch.eye(8, 12))
+    weight.grad = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
+    with Products() as products:
+        Muon([{"params": [weight]}], lr=0.1, weight_decay=0.0).step()
+    assert products.dtypes == {torch.bfloat16 if hardware else torch.float32}
+    plain = torch.nn.Parameter(torch.eye(8, 12))
+    plain.grad = weight.grad
+    torch.optim.Muon([{"params": [plain]}], lr=0.1, weight_decay=0.0).step()
+    torch.testing.assert_close(weight, plain, atol=3e-3, rtol=0)
 
 
 def test_losses_of_micro_batches_add_up(run_dir: Path) -> None:

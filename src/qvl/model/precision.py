@@ -5,8 +5,12 @@ from contextlib import AbstractContextManager
 import torch
 
 
+def multiplies_bf16(kind: str) -> bool:
+    """Whether such a device ("cpu", "cuda") multiplies bf16 in hardware; else its products take ten times float32's."""
+    return kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def fast_kernels(device: str, precision: str = "bf16") -> AbstractContextManager[None]:
     """With "bf16": autocast on a GPU and on CPUs that multiply bf16 in hardware (AVX512-BF16, AMX), else float32."""
     kind = device.split(":")[0]
-    hardware = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=hardware and precision == "bf16")
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=multiplies_bf16(kind) and precision == "bf16")

@@ -5,11 +5,13 @@ from torch import nn
 
 from qvl.model.language import LanguageBlock
 from qvl.model.packed import PackedLinear, can_pack, joined
+from qvl.model.precision import multiplies_bf16
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.gptq import GPTQLinear
 from qvl.quantize.kernels import fast_linear, kernel_for
 
 NO_KERNEL = "unpacking at every product, which is SLOW: no kernel is made for it"
+NO_BF16 = "which is SLOW: this processor has no bf16 products (--dtype float32 takes twice the memory)"
 
 
 def prepare(model: QwenVL) -> str:
@@ -18,7 +20,9 @@ def prepare(model: QwenVL) -> str:
     The matrices of a low-rank adapter stay as they are; merge it for speed.
     """
     weight = model.language.embedding.weight
-    said = {f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}": None}
+    kind = weight.device.type
+    slow = weight.dtype == torch.bfloat16 and not multiplies_bf16(kind)
+    said = {f"{str(weight.dtype).removeprefix('torch.')} on {kind}{f', {NO_BF16}' if slow else ''}": None}
     pack = can_pack(model)
     for block in model.language.blocks:
         assert isinstance(block, LanguageBlock)

@@ -32,6 +32,7 @@ import torch
 
 from qvl.data.loader import Batch
 from qvl.model.config import PRESETS, QwenVLConfig
+from qvl.model.precision import multiplies_bf16
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.layout import to_int4
 from qvl.text.special_tokens import IGNORE_INDEX
@@ -137,12 +138,12 @@ def random_model(config: QwenVLConfig, dtype: torch.dtype, device: str) -> QwenV
     return model.train()
 
 
-def adapted_model(config: QwenVLConfig, kind: str, device: str) -> QwenVL:
-    """A bf16 base, or one in four bits, with fresh adapters."""
-    model = random_model(config, torch.bfloat16, device)
+def adapted_model(config: QwenVLConfig, kind: str, device: str, dtype: torch.dtype = torch.bfloat16) -> QwenVL:
+    """A base of this type, or one in four bits, with fresh adapters."""
+    model = random_model(config, dtype, device)
     if kind == "Int4":
         to_int4(model)
-    add_lora(model, KINDS[kind], ("language",), Tokenizer.tiny().special, torch.bfloat16, device)
+    add_lora(model, KINDS[kind], ("language",), Tokenizer.tiny().special, dtype, device)
     return model
 
 
@@ -232,7 +233,8 @@ def print_lora(config: QwenVLConfig, lengths: Sequence[int], device: str, steps:
 
 def run_lora(config: QwenVLConfig, kind: str, tokens: int, device: str, steps: int) -> Measured:
     """Steps of one row with one picture."""
-    model = adapted_model(config, kind, device)
+    narrow = multiplies_bf16(torch.device(device).type)
+    model = adapted_model(config, kind, device, torch.bfloat16 if narrow else torch.float32)
     recipe = replace(Case(kind, "sft", 1).load(), grad_accumulation=LORA_ACCUMULATION)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     return measure(model, [optimizer], random_batch(config, 1, tokens, 1), recipe, device, steps)

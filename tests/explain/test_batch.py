@@ -1,5 +1,6 @@
 """A step's batch as it is told, beside the tensors that the trainer was given."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,5 +79,8 @@ def test_the_command_takes_the_newest_step(stage_dir: Path, tmp_path: Path, caps
     assert "step 1 of 0 to 1" in capsys.readouterr().out
     assert main(["explain", "batch", str(stage_dir), "--step", "2"]) == 2
     assert "has steps 0 to 1" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="no stage here"):
+        last_step(tmp_path)
+    shutil.copy(stage_dir / "recipe.json", tmp_path)
     with pytest.raises(UsageError, match="no step in its"):
         last_step(tmp_path)

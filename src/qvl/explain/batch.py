@@ -10,7 +10,7 @@ from qvl.errors import UsageError
 from qvl.evaluate.report import read_log
 from qvl.text.special_tokens import IGNORE_INDEX
 from qvl.train.telemetry import LOG_NAME
-from qvl.train.trace import TracedStep, traced_step
+from qvl.train.trace import TracedStep, recipe_of, traced_step
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def step_view(stage_dir: Path, step: int) -> StepView:
 
 
 def last_step(stage_dir: Path) -> int:
-    """The newest step of a stage's log. UsageError before the first."""
+    """The newest step of a stage's log. UsageError before the first, or for a folder without a stage."""
+    recipe_of(stage_dir)
     log = read_log(stage_dir / LOG_NAME)
     if not log:
         raise UsageError(f"{stage_dir}: no step in its {LOG_NAME} yet; give --step")

@@ -55,7 +55,7 @@ def lit(picture: PILImage.Image, patches: Tensor, side: int) -> PILImage.Image:
     """The picture, `side` long, lit by shares of its patches (P,): the strongest as it is, others darker."""
     small = ImageOps.contain(picture, (side, side))
     grid = math.isqrt(len(patches))
-    light = (patches / patches.max()).view(1, 1, grid, grid)
+    light = (patches / patches.max().clamp(min=1e-12)).view(1, 1, grid, grid)
     mask = F.interpolate(light, size=(small.height, small.width), mode="nearest")[0, 0]
     bytes_ = ((DARK + (1 - DARK) * mask) * 255).to(torch.uint8).numpy()
     return PILImage.composite(small, PILImage.new("RGB", small.size), PILImage.fromarray(bytes_))

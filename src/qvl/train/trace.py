@@ -24,16 +24,21 @@ class TracedStep:
     batches: list[list[Row]]
 
 
+def recipe_of(stage_dir: Path) -> Recipe:
+    """With which the stage trained. UsageError for a folder without one."""
+    path = stage_dir / RECIPE_NAME
+    if not path.exists():
+        raise UsageError(f"{stage_dir}: no stage here ({RECIPE_NAME} is missing); give a folder such as runs/tiny/sft")
+    return recipe_from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def traced_step(stage_dir: Path, step: int) -> TracedStep:
     """The rows of step `step` (from 0) of a stage.
 
     UsageError for a folder without a stage, a step that it does not have, or the vision warm-up, which sees pictures
     without samples; DataError when the shards are not those that the stage trained on.
     """
-    path = stage_dir / RECIPE_NAME
-    if not path.exists():
-        raise UsageError(f"{stage_dir}: no stage here ({RECIPE_NAME} is missing); give a folder such as runs/tiny/sft")
-    recipe = recipe_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    recipe = recipe_of(stage_dir)
     if not 0 <= step < recipe.steps:
         raise UsageError(f"step {step}: {stage_dir} has steps 0 to {recipe.steps - 1}")
     tokenizer = tokenizer_of(recipe)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```console( slow)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = re.compile(r"\d+(?:\.\d+)?%?")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TIMEOUT_S, SLOW_TIMEOUT_S = 300, 3600
 
@@ -60,7 +60,7 @@ def commands(page: str) -> Iterator[Command]:
 def same(shown: str, printed: str) -> bool:
     """Whether an output is the one shown, but for `...` and the last digits of numbers."""
     pattern = re.escape(NUMBER.sub("\0", _plain(shown)))
-    pattern = pattern.replace(re.escape("..."), ".*?").replace(re.escape("\0"), r"(\d+(?:\.\d+)?)")
+    pattern = pattern.replace(re.escape("..."), ".*?").replace(re.escape("\0"), f"({NUMBER.pattern})")
     found = re.fullmatch(pattern, _plain(printed), re.DOTALL)
     if found is None:
         return False
@@ -133,8 +133,10 @@ def _plain(text: str) -> str:
 
 
 def _close(shown: str, printed: str) -> bool:
-    digits = len(shown.partition(".")[2])
-    return abs(float(shown) - float(printed)) <= max(abs(float(shown)) / 50, 1.01 * 10**-digits if digits else 0)
+    number, other = (float(text.rstrip("%")) for text in (shown, printed))
+    digits = len(shown.rstrip("%").partition(".")[2])
+    last_digit = 1.01 * 10**-digits if digits or shown.endswith("%") else 0
+    return shown.endswith("%") == printed.endswith("%") and abs(number - other) <= max(number / 50, last_digit)
 
 
 if __name__ == "__main__":

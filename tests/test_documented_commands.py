@@ -87,6 +87,8 @@ def test_every_command_has_the_flags_that_the_docs_give_it(page: str, command: s
         ("loss 2.51", "loss 2.71", False),
         ("0.001", "0.002", True),
         ("12 samples", "13 samples", False),
+        ("36% of it", "37% of it", True),
+        ("36% of it", "37 of it", False),
         ("1200 places", "1210 places", True),
         ("first\n...\nlast 3", "first\nsecond 2\nlast 3", True),
         ("a ... c", "a b c", True),

@@ -6,8 +6,7 @@
 Blocks marked `console` hold commands behind `$ ` (with `> ` for further lines) and their output. A page's commands run
 in order in one new folder, where `examples/` and `recipes/` are as in the repository. In an output `...` stands for
 anything, within a line or for whole lines, and numbers may differ by a fiftieth part or by one in the last digit
-shown, because processors round differently. What goes to stderr (progress) is shown where a command fails. Blocks
-marked `console slow` run with --slow alone.
+shown, because processors round differently. What goes to stderr (progress) is shown where a command fails.
 """
 
 import argparse
@@ -22,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```console( slow)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?%?")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-TIMEOUT_S, SLOW_TIMEOUT_S = 300, 3600
+TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Command:
 
     text: str
     shown: str
-    slow: bool
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,13 @@ class Change:
 def commands(page: str) -> Iterator[Command]:
     """Of a page, in order."""
     for block in BLOCK.finditer(page):
-        for part in re.split(r"^\$ ", block[2], flags=re.MULTILINE)[1:]:
+        for part in re.split(r"^\$ ", block[1], flags=re.MULTILINE)[1:]:
             lines = part.splitlines()
             more = 1
             while more < len(lines) and lines[more].startswith("> "):
                 more += 1
             text = "\n".join([lines[0], *(line[2:] for line in lines[1:more])])
-            yield Command(text, "\n".join(lines[more:]).strip("\n"), block[1] is not None)
+            yield Command(text, "\n".join(lines[more:]).strip("\n"))
 
 
 def same(shown: str, printed: str) -> bool:
@@ -67,15 +65,13 @@ def same(shown: str, printed: str) -> bool:
     return all(_close(a, b) for a, b in zip(NUMBER.findall(_plain(shown)), found.groups(), strict=True))
 
 
-def run_page(path: Path, slow: bool) -> list[Change]:
+def run_page(path: Path) -> list[Change]:
     """The commands of a page whose output changed."""
     changes = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("examples", "recipes"):
             shutil.copytree(ROOT / name, Path(folder) / name)
         for command in commands(path.read_text(encoding="utf-8")):
-            if command.slow and not slow:
-                continue
             printed = _run(command, Path(folder))
             if not same(command.shown, printed):
                 changes.append(Change(command, printed))
@@ -97,11 +93,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--update", action="store_true", help="write the new outputs into the pages")
-    parser.add_argument("--slow", action="store_true", help="run blocks marked slow, too")
     args = parser.parse_args()
     failed = False
     for path in args.pages:
-        changes = run_page(path, args.slow)
+        changes = run_page(path)
         for change in changes:
             print(f"{path}: $ {change.command.text}\n--- shown\n{change.command.shown}\n--- printed\n{change.printed}")
         if changes and args.update:
@@ -120,7 +115,7 @@ def _run(command: Command, folder: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SLOW_TIMEOUT_S if command.slow else TIMEOUT_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     failed = f"\n(exit code {done.returncode})\n{done.stderr}" if done.returncode else ""

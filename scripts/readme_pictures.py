@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 
 import qvl
 from qvl import images
-from qvl.data.sample import LANGUAGES
+from qvl.data.sample import LANGUAGES, Sample, Turn
 from qvl.data.world.tasks import make_sample
 from qvl.evaluate.gallery import STYLE as GALLERY_STYLE
 from qvl.evaluate.gallery import figure_html
@@ -20,7 +20,8 @@ from qvl.explain.flow_page import lit_queries
 from qvl.explain.loss import LossTable, loss_table
 from qvl.generate.loaded import QwenVLWithTokenizer
 from qvl.pages import page, picture_html
-from qvl.text.markup import parse_markup
+from qvl.text.markup import Text, parse_markup
+from qvl.text.prompts import caption_prefix
 
 OUT = Path("docs/images")
 TASKS = ("caption", "vqa", "referring", "ocr")
@@ -76,13 +77,9 @@ def gallery(vl: QwenVLWithTokenizer) -> str:
     )
 
 
-def _wrong_caption(picture: Path) -> qvl.Sample:
-    from qvl.data.sample import Turn
-    from qvl.text.markup import Text
-    from qvl.text.prompts import caption_prefix
-
+def _wrong_caption(picture: Path) -> Sample:
     turns = (Turn("user", caption_prefix("en")), Turn("assistant", (Text("a red house"),)))
-    return qvl.Sample("picture", "caption", "en", (picture.read_bytes(),), turns)
+    return Sample("picture", "caption", "en", (picture.read_bytes(),), turns)
 
 
 def _losses(table: LossTable) -> str:

@@ -18,9 +18,7 @@ from qvl.train.stage import build_loader
 from qvl.train.trainer import train
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "multitask.toml"
-STEPS = 50
 VALUES = [
-    f"steps={STEPS}",
     "save_every=20",
     "precision=float32",
     "data.batch_rows=1",
@@ -34,9 +32,9 @@ VALUES = [
 
 
 def small_config(tokenizer: Tokenizer) -> QwenVLConfig:
-    """The tiny preset with an eighth of its work."""
+    """The tiny preset with a tenth of its work: what sharing adds to every block is most of a step here."""
     tiny = PRESETS["tiny"]
-    vision = replace(tiny.vision, width=48, layers=2, heads=4, output_dim=64, adapter_head_size=32, mlp_ratio=2.0)
+    vision = replace(tiny.vision, width=48, layers=1, heads=4, output_dim=64, adapter_head_size=32, mlp_ratio=2.0)
     language = replace(tiny.language, hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128)
     return replace(tiny, vision=vision, language=language, image_start_id=tokenizer.special.img_start)
 

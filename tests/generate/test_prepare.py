@@ -1,15 +1,46 @@
-"""What computes a loaded model's products is said in words."""
+"""How a loaded model is laid out for this machine."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from qvl.generate.loaded import load
+from qvl.images import preprocess
+from qvl.model.packed import ONE_BY_ONE, WIDENED_BYTES, WidenedLinear
 
 
-@pytest.mark.parametrize("hardware", [True, False])
-def test_bf16_without_products_in_hardware_is_said_to_be_slow(hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl.generate.prepare.multiplies_bf16", lambda _: hardware)
-    kernels = load("src/qvl/assets/tiny", dtype=torch.bfloat16).kernels
-    assert kernels.startswith("bfloat16 on cpu")
-    assert ("SLOW" in kernels) != hardware
-    assert "SLOW" not in load("src/qvl/assets/tiny", dtype=torch.float32).kernels
+def test_what_multiplies_a_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl.model.packed.multiplies_bf16", lambda _: False)
+    said = {dtype: load("src/qvl/assets/tiny", dtype=dtype).kernels for dtype in (torch.float32, torch.bfloat16)}
+    assert said == {
+        torch.float32: "float32 on cpu, matrices laid out for oneDNN",
+        torch.bfloat16: "bfloat16 on cpu, products of several rows in float32",
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, ONE_BY_ONE, ONE_BY_ONE + 1, 40])
+def test_a_widened_product_is_that_of_its_matrix(rows: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4096, 2 * WIDENED_BYTES // (4 * 4096) + 3, bias=bias).bfloat16()  # two parts and a bit
+    x = torch.randn(1, rows, 4096)
+    widened = WidenedLinear(layer)
+    assert widened.narrow.data_ptr() == layer.weight.data_ptr()  # mapped from the disk it stays there
+    found = widened(x)
+    assert found.dtype == x.dtype
+    torch.testing.assert_close(found.double(), layer.double()(x.double()), rtol=2**-7, atol=2**-7)
+
+
+def test_without_bf16_products_a_bf16_model_says_what_it_says_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvl.model.packed.multiplies_bf16", lambda _: False)
+
+    def logits(dtype: torch.dtype) -> Tensor:
+        vl = load("src/qvl/assets/tiny", dtype=dtype)
+        pixels = preprocess("examples/picture.png", vl.model.config.vision.image_size)[None]
+        start, queries = vl.model.config.image_start_id, vl.model.config.vision.num_queries
+        ids = [start, *[start + 2] * queries, start + 1, *vl.tokenizer.encode("What is here?")]
+        with torch.inference_mode():
+            return vl.model(torch.tensor([ids]), pixels.to(dtype)).float()
+
+    exact = logits(torch.float32)
+    assert (logits(torch.bfloat16) - exact).abs().max() < 0.05 * exact.abs().max()

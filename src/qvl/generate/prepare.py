@@ -4,14 +4,12 @@ import torch
 from torch import nn
 
 from qvl.model.language import LanguageBlock
-from qvl.model.packed import PackedLinear, can_pack, joined
-from qvl.model.precision import multiplies_bf16
+from qvl.model.packed import PackedLinear, WidenedLinear, can_pack, joined, must_widen, widen_the_rest
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.gptq import GPTQLinear
 from qvl.quantize.kernels import fast_linear, kernel_for
 
 NO_KERNEL = "unpacking at every product, which is SLOW: no kernel is made for it"
-NO_BF16 = "which is SLOW: this processor has no bf16 products (--dtype float32 takes twice the memory)"
 
 
 def prepare(model: QwenVL) -> str:
@@ -20,10 +18,8 @@ def prepare(model: QwenVL) -> str:
     The matrices of a low-rank adapter stay as they are; merge it for speed.
     """
     weight = model.language.embedding.weight
-    kind = weight.device.type
-    slow = weight.dtype == torch.bfloat16 and not multiplies_bf16(kind)
-    said = {f"{str(weight.dtype).removeprefix('torch.')} on {kind}{f', {NO_BF16}' if slow else ''}": None}
-    pack = can_pack(model)
+    said = {f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}": None}
+    pack, widen = can_pack(model), must_widen(model)
     for block in model.language.blocks:
         assert isinstance(block, LanguageBlock)
         _merge(block, pack)
@@ -34,9 +30,11 @@ def prepare(model: QwenVL) -> str:
                 said[f"Int4 by {kernel or NO_KERNEL}"] = None
                 if kernel is not None:
                     part.set_submodule(name, fast_linear(layer))
-            elif type(layer) is nn.Linear and pack and "lora_" not in name:
-                part.set_submodule(name, PackedLinear(layer))
-                said["matrices laid out for oneDNN"] = None
+            elif type(layer) is nn.Linear and "lora_" not in name and (pack or widen):
+                part.set_submodule(name, PackedLinear(layer) if pack else WidenedLinear(layer))
+                said["matrices laid out for oneDNN" if pack else "products of several rows in float32"] = None
+    if widen:
+        widen_the_rest(model)
     return ", ".join(said)
 
 

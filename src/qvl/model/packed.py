@@ -2,12 +2,16 @@
 
 A product with a plain matrix lays it out anew every time, or reads it with strides: for a few rows of input that takes
 up to three times as long as reading the matrix from memory. oneDNN's own layout is written once here.
+
+A processor without bf16 products takes some seventy times as long for one of theirs as for one in float32, but not
+where the input is one row. There matrices stay bf16, half as much to read, and are widened for more rows, part by part.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvl.model.precision import multiplies_bf16
 from qvl.model.qwen_vl import QwenVL
 from qvl.model.skeleton import skeleton
 
@@ -15,6 +19,8 @@ from qvl.model.skeleton import skeleton
 LEAST_ROWS = 4 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 1
 LEAST_BYTES = 2**23  # smaller ones are taken to stay in the caches
 EXPECTED_ROWS = 16  # for which it chooses the layout
+ONE_BY_ONE = 4  # rows up to which so many products with one row are faster than one with the widened matrix
+WIDENED_BYTES = 2**21  # of a matrix in float32 at once: they stay in the caches
 
 
 class PackedLinear(nn.Module):
@@ -42,6 +48,40 @@ class PackedLinear(nn.Module):
         return product[:count].view(*x.shape[:-1], self.out_features)
 
 
+class WidenedLinear(nn.Module):
+    """An nn.Linear in bf16 for processors without bf16 products, for inference. x of any type."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.narrow = layer.weight.detach()  # no parameter: it stays as it is where the rest becomes float32
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in) float32, made anew."""
+        return self.narrow.float()
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        rows = x.reshape(-1, self.in_features)
+        product = self._one_by_one(rows) if len(rows) <= ONE_BY_ONE else self._by_parts(rows.float())
+        if self.bias is not None:
+            product = product + self.bias
+        return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _one_by_one(self, rows: Tensor) -> Tensor:
+        return torch.cat([F.linear(row, self.narrow) for row in rows.to(self.narrow.dtype).split(1)])
+
+    def _by_parts(self, rows: Tensor) -> Tensor:
+        size = max(1, WIDENED_BYTES // (4 * self.in_features))
+        product = rows.new_empty(len(rows), self.out_features)
+        memory = rows.new_empty(size, self.in_features)
+        for start in range(0, self.out_features, size):
+            part = self.narrow[start : start + size]
+            product[:, start : start + size] = rows @ memory[: len(part)].copy_(part).t()
+        return product
+
+
 def joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """Two layers of one input as one, whose output is theirs side by side."""
     with skeleton():
@@ -59,6 +99,17 @@ def can_pack(model: QwenVL) -> bool:
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
     if weight.device.type != "cpu" or not known:
         return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bf16("cpu"))
+
+
+def must_widen(model: QwenVL) -> bool:
+    """Whether the model's weights are of a type that this CPU does not multiply."""
+    weight = model.language.embedding.weight
+    return weight.dtype == torch.bfloat16 and not multiplies_bf16(weight.device.type)
+
+
+def widen_the_rest(model: QwenVL) -> None:
+    """Everything but the WidenedLinear and the embedding becomes float32: little memory, and no products in bf16."""
+    language = model.language
+    for module in (model.vision, model.adapter, language.blocks, language.ln_f):
+        module.float()

@@ -3,7 +3,7 @@ machine makes of the 9.6B model: how much memory it takes, how long a token.
 
     python scripts/full_size_folder.py OUT [--int4]
 
-19.3 GB in bfloat16, 9.7 GB in Int4. Text is Qwen's own vocabulary (`pip install dashscope`).
+19.3 GB in bfloat16, 9.7 GB in Int4. Its text is Qwen's own vocabulary (`pip install dashscope`).
 """
 
 import argparse
@@ -20,6 +20,8 @@ from qvl.model.skeleton import skeleton
 from qvl.quantize.gptq import GPTQLinear
 from qvl.quantize.layout import save_int4
 from qvl.text.tokenizer import Tokenizer
+
+MIDDLE = 0x77777777  # zero points of 8, which AutoGPTQ writes less one
 
 
 def main() -> None:
@@ -50,6 +52,7 @@ def full_size(int4: bool) -> QwenVL:
     }
     state = {name: numbers[tensor.dtype][: tensor.numel()].view(tensor.shape) for name, tensor in shapes.items()}
     state |= {name: in_order(tensor) for name, tensor in state.items() if name.endswith(".g_idx")}
+    state |= {name: torch.full_like(tensor, MIDDLE) for name, tensor in state.items() if name.endswith(".qzeros")}
     model.load_state_dict(state, assign=True)
     return model
 

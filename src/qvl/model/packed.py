@@ -21,6 +21,7 @@ LEAST_BYTES = 2**23  # smaller ones are taken to stay in the caches
 EXPECTED_ROWS = 16  # for which it chooses the layout
 ONE_BY_ONE = 4  # rows up to which so many products with one row are faster than one with the widened matrix
 WIDENED_BYTES = 2**21  # of a matrix in float32 at once: they stay in the caches
+LEAST_COLUMNS = 16  # with which a part is multiplied: fewer take twice as long
 
 
 class PackedLinear(nn.Module):
@@ -74,11 +75,13 @@ class WidenedLinear(nn.Module):
 
     def _by_parts(self, rows: Tensor) -> Tensor:
         size = max(1, WIDENED_BYTES // (4 * self.in_features))
-        product = rows.new_empty(len(rows), self.out_features)
+        count = len(rows)
+        columns = F.pad(rows, (0, 0, 0, max(0, LEAST_COLUMNS - count))).t().contiguous()
+        product = rows.new_empty(count, self.out_features)
         memory = rows.new_empty(size, self.in_features)
         for start in range(0, self.out_features, size):
             part = self.narrow[start : start + size]
-            product[:, start : start + size] = rows @ memory[: len(part)].copy_(part).t()
+            product[:, start : start + size] = (memory[: len(part)].copy_(part) @ columns).t()[:count]
         return product
 
 

@@ -4,40 +4,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
+from running import Running
 
 import qvl
 from qvl.generate.loaded import QwenVLWithTokenizer
-from qvl.serve.app import Served, create_app
+from qvl.serve.app import create_app
 from qvl.serve.run import serve_here
 from qvl.serve.settings import Settings
-from qvl.serve.worker import Worker
 
 SHIPPED = Path("src/qvl/assets/tiny")
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server and what is in it."""
-
-    url: str
-    served: Served
-    worker: Worker
-
-    def metric(self, name: str) -> float:
-        lines = httpx.get(f"{self.url}/metrics", headers=self.headers).text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        key = self.served.settings.api_key
-        return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import pytest
 from page_server import PAGE, RefusedError, Script, serving
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from running import Running
 
-from conftest import Running
 from qvl.data.ocr.html import find_browser
 from qvl.text.markup import Box, Quad, Ref, Text, from_grid, parse_markup
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 from PIL import Image as PILImage
+from running import Running
 
-from conftest import Running
 from qvl.errors import UsageError
 from qvl.generate.request import Step
 from qvl.serve.settings import Settings

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from running import Running
 
-from conftest import Running
 from qvl import images
 from qvl.generate.loaded import QwenVLWithTokenizer
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from qvl.checkpoint import save_model
 from qvl.checkpoint.config_json import config_to_json
-from qvl.model.config import PRESETS
+from qvl.model.config import PRESETS, QwenVLConfig
 from qvl.model.qwen_vl import QwenVL
 from qvl.model.skeleton import skeleton
-from qvl.quantize.gptq import GPTQLinear
+from qvl.quantize.gptq import GROUP_SIZE, PER_INT, GPTQLinear
 from qvl.quantize.layout import save_int4
 from qvl.text.tokenizer import Tokenizer
 
@@ -29,17 +29,22 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--int4", action="store_true", help="the language model's matrices as AutoGPTQ packs them")
     args = parser.parse_args()
-    model, tokenizer = full_size(args.int4), Tokenizer.published()
-    if args.int4:
-        save_int4(model, config_to_json(model.config), args.out, tokenizer)
+    write(args.out, PRESETS["qwen-vl"], Tokenizer.published(), args.int4)
+
+
+def write(out: Path, config: QwenVLConfig, tokenizer: Tokenizer, int4: bool) -> None:
+    """The folder; whole files only."""
+    model = made_up(config, int4)
+    if int4:
+        save_int4(model, config_to_json(config), out, tokenizer)
     else:
-        save_model(model, args.out, tokenizer)
+        save_model(model, out, tokenizer)
 
 
-def full_size(int4: bool) -> QwenVL:
+def made_up(config: QwenVLConfig, int4: bool) -> QwenVL:
     """All tensors of a type are the same random numbers, so that they take the memory of the largest."""
     with skeleton():
-        model = QwenVL(PRESETS["qwen-vl"])
+        model = QwenVL(config)
         if int4:
             pack(model.language.blocks)
     torch.manual_seed(0)
@@ -48,7 +53,7 @@ def full_size(int4: bool) -> QwenVL:
     numbers = {
         torch.float32: torch.empty(most, dtype=torch.float16 if int4 else torch.bfloat16).normal_(std=0.02),
         torch.float16: torch.full((most,), 0.01, dtype=torch.float16),  # scales
-        torch.int32: torch.randint(-(2**31), 2**31, (most // 8,), dtype=torch.int32),
+        torch.int32: torch.randint(-(2**31), 2**31, (most // PER_INT,), dtype=torch.int32),
     }
     state = {name: numbers[tensor.dtype][: tensor.numel()].view(tensor.shape) for name, tensor in shapes.items()}
     state |= {name: in_order(tensor) for name, tensor in state.items() if name.endswith(".g_idx")}
@@ -64,8 +69,8 @@ def pack(blocks: nn.Module) -> None:
 
 
 def in_order(columns: Tensor) -> Tensor:
-    """Groups of 128 neighbours."""
-    return torch.arange(len(columns), dtype=torch.int32) // 128
+    """Groups of neighbours."""
+    return torch.arange(len(columns), dtype=torch.int32) // GROUP_SIZE
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from qvl.train.stage import build_loader
 from qvl.train.trainer import train
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "multitask.toml"
+STEPS = 50
 VALUES = [
+    f"steps={STEPS}",
     "save_every=20",
     "precision=float32",
     "data.batch_rows=1",

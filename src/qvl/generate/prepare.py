@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from qvl.model.language import LanguageBlock
-from qvl.model.packed import PackedLinear, WidenedLinear, can_pack, joined, must_widen, widen_the_rest
+from qvl.model.packed import PackedLinear, WidenedLinear, joined, linear_for, widen_the_rest
 from qvl.model.qwen_vl import QwenVL
 from qvl.quantize.gptq import GPTQLinear
 from qvl.quantize.kernels import fast_linear, kernel_for
@@ -19,10 +19,10 @@ def prepare(model: QwenVL) -> str:
     """
     weight = model.language.embedding.weight
     said = {f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}": None}
-    pack, widen = can_pack(model), must_widen(model)
+    faster = linear_for(model)
     for block in model.language.blocks:
         assert isinstance(block, LanguageBlock)
-        _merge(block, pack)
+        _merge(block, faster is PackedLinear)
     for part in (model.vision, model.language):
         for name, layer in list(part.named_modules()):
             if isinstance(layer, GPTQLinear):
@@ -30,10 +30,10 @@ def prepare(model: QwenVL) -> str:
                 said[f"Int4 by {kernel or NO_KERNEL}"] = None
                 if kernel is not None:
                     part.set_submodule(name, fast_linear(layer))
-            elif type(layer) is nn.Linear and "lora_" not in name and (pack or widen):
-                part.set_submodule(name, PackedLinear(layer) if pack else WidenedLinear(layer))
-                said["matrices laid out for oneDNN" if pack else "products of several rows in float32"] = None
-    if widen:
+            elif faster is not None and type(layer) is nn.Linear and "lora_" not in name:
+                part.set_submodule(name, faster(layer))
+                said[faster.kernel] = None
+    if faster is WidenedLinear:
         widen_the_rest(model)
     return ", ".join(said)
 

@@ -27,6 +27,8 @@ LEAST_COLUMNS = 16  # with which a part is multiplied: fewer take twice as long
 class PackedLinear(nn.Module):
     """An nn.Linear that can't be trained any more; `weight` gives its plain matrix back."""
 
+    kernel = "matrices laid out for oneDNN"
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
@@ -51,6 +53,8 @@ class PackedLinear(nn.Module):
 
 class WidenedLinear(nn.Module):
     """An nn.Linear in bf16 for processors without bf16 products, for inference. x of any type."""
+
+    kernel = "products of several rows in float32"
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -96,19 +100,15 @@ def joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     return both
 
 
-def can_pack(model: QwenVL) -> bool:
-    """Whether this torch and this CPU have such products for the model's weights."""
+def linear_for(model: QwenVL) -> type[PackedLinear] | type[WidenedLinear] | None:
+    """What takes the place of nn.Linear for the model's weights, on this CPU and with this torch."""
     weight = model.language.embedding.weight
+    if weight.device.type != "cpu":
+        return None
+    if weight.dtype == torch.bfloat16 and not multiplies_bf16("cpu"):
+        return WidenedLinear
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
-    if weight.device.type != "cpu" or not known:
-        return False
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bf16("cpu"))
-
-
-def must_widen(model: QwenVL) -> bool:
-    """Whether the model's weights are of a type that this CPU does not multiply."""
-    weight = model.language.embedding.weight
-    return weight.dtype == torch.bfloat16 and not multiplies_bf16(weight.device.type)
+    return PackedLinear if known and weight.dtype in (torch.float32, torch.bfloat16) else None
 
 
 def widen_the_rest(model: QwenVL) -> None:

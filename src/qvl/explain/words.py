@@ -27,7 +27,7 @@ WORDS: dict[str, dict[str, str]] = {
         "forced": "Every row reads the true tokens before it, whatever the favourite was (teacher forcing).",
         "said": "By itself the model says",
         "same": "That is the true answer.",
-        "parted": "It parts from the truth after {} tokens; from there on it reads its own words (exposure bias).",
+        "parted": "Tokens before it parts from the truth: {}; from there on it reads its own words (exposure bias).",
     },
     "zh": {
         "title": "逐个词元看损失",

@@ -43,7 +43,13 @@ def test_the_demo_runs_from_nothing_to_the_report(
     assert "best constant" in report
     scores = world_scores(tmp_path / "sft" / "eval")
     assert {"caption", "vqa", "referring", "ocr"} <= scores["en"].keys() & scores["zh"].keys()
-    assert "chat:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "chat:" in said
+    mainly = {"warmup_text": "text", "pretrain": "caption", "multitask": "referring", "sft": "dialogue"}
+    for stage, task in mainly.items():
+        assert re.search(rf"again: .* --id \S+-{task}-\S+ --model \S+/{stage}/", said)
+        assert "exposure bias" in (tmp_path / stage / "loss.html").read_text(encoding="utf-8")
+    assert said.count("probability  the model's favourite") == 4
 
     before = (tmp_path / "sft" / "log.jsonl").stat().st_mtime_ns
     assert main(command) == 0

@@ -1,6 +1,7 @@
 """The whole recipe at laptop size, in one go: world, documents, stages, evaluation, report."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +11,27 @@ from pathlib import Path
 from qvl.checkpoint import load_model
 from qvl.cli.verb import run_benchmarks
 from qvl.data.ocr.build import build_ocr, bundled_documents
+from qvl.data.sample import Sample, read_split
 from qvl.data.world.build import WorldConfig, write_dense, write_world
 from qvl.errors import MissingDependencyError
 from qvl.evaluate.report import write_report
 from qvl.evaluate.scoring import summary_lines
 from qvl.evaluate.world import evaluate_world
+from qvl.explain.loss import loss_table
+from qvl.explain.loss_page import write_loss_page
+from qvl.explain.loss_text import table_text
 from qvl.model.config import PRESETS
+from qvl.text.markup import to_string
 from qvl.text.tokenizer import Tokenizer
 from qvl.train.recipe import load_recipe, read_settings
+from qvl.train.stage import CHECKPOINT
 from qvl.train.trainer import run_recipe
 
 WORLD_NAME = "world.toml"
 DOCUMENTS = "documents"
 MAX_FOUND_DOCUMENTS = 3
 MAX_CROPS = 600
+MAX_ANSWER = 60  # characters of a sample whose loss table is shown
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,17 @@ def run_demo(recipes: Path, out: Path, device: str = "cpu") -> None:
     """Run every step that is not finished yet; prints how to open the report and the chat."""
     start = time.perf_counter()
     config = read_settings(DemoConfig, recipes / WORLD_NAME)
-    for stage in config.stages:
-        load_recipe(recipes / f"{stage}.toml")  # a wrong recipe ends the run before it begins
+    # Here already: a wrong recipe ends the run before it begins.
+    mixtures = {stage: load_recipe(recipes / f"{stage}.toml").data.mixture for stage in config.stages}
     steps: list[tuple[str, Callable[[], None]]] = [
         ("world", partial(_write_world, config, out)),
         ("documents", partial(_read_documents, out)),
     ]
     for stage in config.stages:
         steps.append((stage, partial(_train, recipes, stage, out, device)))
+        if shares := mixtures[stage]:  # the vision warm-up has none: it answers nothing
+            most = max(shares, key=shares.__getitem__)
+            steps.append((f"loss-after-{stage}", partial(_show_loss, out, stage, most)))
         if stage in config.evaluate_after:
             steps.append((f"answers-after-{stage}", partial(_evaluate, config, out, stage, device)))
     for name, work in steps:
@@ -64,7 +75,8 @@ def run_demo(recipes: Path, out: Path, device: str = "cpu") -> None:
     report = write_report(out, [out / "world" / "test"])
     minutes = (time.perf_counter() - start) / 60
     print(f"\nDone in {minutes:.1f} minutes.\n  report: open {report.resolve()} in a browser")
-    print(f"  chat:   .venv/bin/qvl chat --model {out / config.stages[-1] / 'checkpoint'} --image PICTURE.png")
+    print(f"  losses: each stage's loss.html; others by .venv/bin/qvl explain loss {out / 'world' / 'test'} --task vqa")
+    print(f"  chat:   .venv/bin/qvl chat --model {out / config.stages[-1] / CHECKPOINT} --image PICTURE.png")
 
 
 def _write_world(config: DemoConfig, out: Path) -> None:
@@ -97,9 +109,30 @@ def _train(recipes: Path, stage: str, out: Path, device: str) -> None:
     run_recipe(path, [f"data.split_dirs={json.dumps(there)}"], out, device, benchmarks=run_benchmarks)
 
 
+def _show_loss(out: Path, stage: str, task: str) -> None:
+    """A loss table of what the stage learnt most of, to be read while the next one trains."""
+    folder, split, page = out / stage / CHECKPOINT, out / "world" / "test", out / stage / "loss.html"
+    sample = max((one for one in read_split(split) if one.task == task), key=_readable, default=None)
+    if sample is None:
+        print(f"  no held-out sample of the task {task}")
+        return
+    for turn in sample.turns:
+        print(f"  {turn.role}: {to_string(turn.content)}")
+    table = loss_table(load_model(folder), Tokenizer.from_dir(folder), sample)
+    print("\n" + table_text(table, sample.language, sys.stdout.isatty()))
+    write_loss_page(table, page, sample.language)
+    print(f"  page:  {page}\n  again: .venv/bin/qvl explain loss {split} --id {sample.id} --model {folder}")
+
+
+def _readable(sample: Sample) -> tuple[bool, int]:
+    """Greater for a sample in English whose answers are long, but not too long to be read at once."""
+    length = sum(len(to_string(turn.content)) for turn in sample.turns if turn.role == "assistant")
+    return sample.language == "en", length if length <= MAX_ANSWER else -length
+
+
 def _evaluate(config: DemoConfig, out: Path, stage: str, device: str) -> None:
-    model = load_model(out / stage / "checkpoint", device=device)
-    tokenizer = Tokenizer.from_dir(out / stage / "checkpoint")
+    model = load_model(out / stage / CHECKPOINT, device=device)
+    tokenizer = Tokenizer.from_dir(out / stage / CHECKPOINT)
     scores = evaluate_world(
         model, tokenizer, out / "world" / "test", out / stage / "eval", stage, limit=config.evaluate_limit
     )

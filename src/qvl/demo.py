@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from pathlib import Path
 
 from qvl.checkpoint import load_model
@@ -31,7 +32,8 @@ WORLD_NAME = "world.toml"
 DOCUMENTS = "documents"
 MAX_FOUND_DOCUMENTS = 3
 MAX_CROPS = 600
-MAX_ANSWER = 60  # characters of a sample whose loss table is shown
+CANDIDATES = 16  # samples, of which one's loss table is shown
+MAX_ANSWER = 60  # characters of it, so that its table can be read at once
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,22 @@ def _train(recipes: Path, stage: str, out: Path, device: str) -> None:
 
 
 def _show_loss(out: Path, stage: str, task: str) -> None:
-    """A loss table of what the stage learnt most of, to be read while the next one trains."""
+    """A loss table of what the stage learnt most of, to be read while the next one trains: of a few samples the one
+    that it finds hardest, because right answers show little."""
     folder, split, page = out / stage / CHECKPOINT, out / "world" / "test", out / stage / "loss.html"
-    sample = max((one for one in read_split(split) if one.task == task), key=_readable, default=None)
-    if sample is None:
+    samples = nlargest(CANDIDATES, (sample for sample in read_split(split) if sample.task == task), key=_readable)
+    if not samples:
         print(f"  no held-out sample of the task {task}")
         return
+    model, tokenizer = load_model(folder), Tokenizer.from_dir(folder)
+    table = max((loss_table(model, tokenizer, sample) for sample in samples), key=lambda table: table.mean)
+    sample = table.sample
     for turn in sample.turns:
         print(f"  {turn.role}: {to_string(turn.content)}")
-    table = loss_table(load_model(folder), Tokenizer.from_dir(folder), sample)
     print("\n" + table_text(table, sample.language, sys.stdout.isatty()))
     write_loss_page(table, page, sample.language)
-    print(f"  page:  {page}\n  again: .venv/bin/qvl explain loss {split} --id {sample.id} --model {folder}")
+    print(f"  the highest loss of {len(samples)} held-out samples of the task {task}; as a page: {page}")
+    print(f"  again: .venv/bin/qvl explain loss {split} --id {sample.id} --model {folder}")
 
 
 def _readable(sample: Sample) -> tuple[bool, int]:

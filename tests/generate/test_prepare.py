@@ -1,5 +1,8 @@
 """How a loaded model is laid out for this machine."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,3 +47,38 @@ def test_without_bf16_products_a_bf16_model_says_what_it_says_in_float32(monkeyp
 
     exact = logits(torch.float32)
     assert (logits(torch.bfloat16) - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+TAKEN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, "scripts")
+from full_size_folder import made_up
+from qvl.generate.prepare import prepare
+from qvl.model.config import PRESETS
+from qvl.quantize.gptq import GPTQLinear
+
+def own():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+def model(layers):
+    tiny, sizes = PRESETS["tiny"], {"hidden_size": 2048, "intermediate_size": 2 * 5504, "num_layers": layers}
+    made = replace(tiny, vision=replace(tiny.vision, output_dim=2048), language=replace(tiny.language, **sizes))
+    return made_up(made, int4=True)
+
+prepare(model(1))  # what is needed once
+whole = model(6)
+packed = sum(m.qweight.nbytes for m in whole.modules() if isinstance(m, GPTQLinear))
+before = own()
+prepare(whole)
+print(own() - before, packed)
+"""
+
+
+def test_int4_matrices_take_little_more_memory_than_in_their_file() -> None:
+    """The tensors that the model is made of share their memory: what is new is what was laid out."""
+    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, check=True)
+    taken, packed = map(int, done.stdout.split())
+    assert 0.5 * packed < taken < 1.4 * packed

@@ -1,5 +1,8 @@
 """A loaded model -> one that answers as fast as this machine can, in place; it can't be trained any more."""
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 
@@ -20,22 +23,30 @@ def prepare(model: QwenVL) -> str:
     weight = model.language.embedding.weight
     said = {f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}": None}
     faster = linear_for(model)
-    for block in model.language.blocks:
-        assert isinstance(block, LanguageBlock)
-        _merge(block, faster is PackedLinear)
-    for part in (model.vision, model.language):
-        for name, layer in list(part.named_modules()):
+    for part in (model.vision, *model.language.blocks, model.language):
+        if isinstance(part, LanguageBlock):
+            _merge(part, faster is PackedLinear)
+        for name in [name for name, _ in part.named_modules()]:
+            layer = part.get_submodule(name)
             if isinstance(layer, GPTQLinear):
                 kernel = kernel_for(layer)
                 said[f"Int4 by {kernel or NO_KERNEL}"] = None
                 if kernel is not None:
                     part.set_submodule(name, fast_linear(layer))
+                    del layer
+                    _give_back_memory()
             elif faster is not None and type(layer) is nn.Linear and "lora_" not in name:
                 part.set_submodule(name, faster(layer))
                 said[faster.kernel] = None
     if faster is WidenedLinear:
         widen_the_rest(model)
     return ", ".join(said)
+
+
+def _give_back_memory() -> None:
+    """What laying a matrix out has freed, to the system: glibc keeps four times as much as such a matrix takes."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _merge(block: LanguageBlock, pack: bool) -> None:

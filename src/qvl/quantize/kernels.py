@@ -33,7 +33,7 @@ def kernel_for(layer: GPTQLinear) -> str | None:
         return None
     if device.type == "cpu" and onnx_linear is not None and onnx_linear.fits(layer):
         return onnx_linear.NAME
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "DEFAULT":  # scalar loops
         return "torch int4pack for the CPU"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) and layer.out_features % 8 == 0:
         return "torch tinygemm"

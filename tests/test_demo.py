@@ -48,8 +48,7 @@ def test_the_demo_runs_from_nothing_to_the_report(
     mainly = {"warmup_text": "text", "pretrain": "caption", "multitask": "referring", "sft": "dialogue"}
     for stage, task in mainly.items():
         assert re.search(rf"again: .* --id \S+-{task}-\S+ --model \S+/{stage}/", said)
-        assert "exposure bias" in (tmp_path / stage / "loss.html").read_text(encoding="utf-8")
-    assert said.count("probability  the model's favourite") == 4
+        assert 'class="token"' in (tmp_path / stage / "loss.html").read_text(encoding="utf-8")
 
     before = (tmp_path / "sft" / "log.jsonl").stat().st_mtime_ns
     assert main(command) == 0

@@ -21,13 +21,6 @@ from qvl.text.tokenizer import Tokenizer
 hypothesis.settings.register_profile("untimed", deadline=None)  # other tests run beside: a time limit fails by chance
 hypothesis.settings.load_profile("untimed")
 
-SLOWEST = ("test_ranks.py", "test_lora_ranks.py", "test_deepspeed.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests come first: two workers share short ones at the end, and neither waits for the other."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
-
 
 @pytest.fixture(scope="session")
 def checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,6 +10,7 @@ from qvl import demo
 from qvl.cli import main
 from qvl.data.sample import read_split
 from qvl.evaluate.world import world_scores
+from qvl.explain.words import WORDS
 
 RECIPES = Path("recipes/tiny")
 SMALL_WORLD = {"train": 120, "test": 40, "dense": 64, "evaluate_limit": 1}
@@ -49,6 +50,8 @@ def test_the_demo_runs_from_nothing_to_the_report(
     for stage, task in mainly.items():
         assert re.search(rf"again: .* --id \S+-{task}-\S+ --model \S+/{stage}/", said)
         assert 'class="token"' in (tmp_path / stage / "loss.html").read_text(encoding="utf-8")
+
+    assert sum(said.count(words["forced"]) for words in WORDS.values()) == len(mainly)
 
     before = (tmp_path / "sft" / "log.jsonl").stat().st_mtime_ns
     assert main(command) == 0

@@ -74,11 +74,12 @@ def run_demo(recipes: Path, out: Path, device: str = "cpu") -> None:
         work()
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
-    report = write_report(out, [out / "world" / "test"])
+    world, last = out / "world" / "test", out / config.stages[-1] / CHECKPOINT
+    report = write_report(out, [world])
     minutes = (time.perf_counter() - start) / 60
     print(f"\nDone in {minutes:.1f} minutes.\n  report: open {report.resolve()} in a browser")
-    print(f"  losses: each stage's loss.html; others by .venv/bin/qvl explain loss {out / 'world' / 'test'} --task vqa")
-    print(f"  chat:   .venv/bin/qvl chat --model {out / config.stages[-1] / CHECKPOINT} --image PICTURE.png")
+    print(f"  losses: each stage's loss.html, or .venv/bin/qvl explain loss {world} --task vqa --model {last}")
+    print(f"  chat:   .venv/bin/qvl chat --model {last} --image PICTURE.png")
 
 
 def _write_world(config: DemoConfig, out: Path) -> None:

@@ -5,10 +5,11 @@ CPUs with VNNI do four times as often as they unpack four bits to bfloat16.
 """
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from onnx import StringStringEntryProto, TensorProto, helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from qvl.quantize.gptq import BITS, LEVELS, GPTQLinear, by_group, unpack
@@ -63,7 +64,7 @@ def _session(
         "int4",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", columns])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", out_features])],
-        [_elsewhere(one.numpy(), name) for name, one in stored.items()],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(one.numpy()), name) for name, one in stored.items()],
     )
     known = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=known, ir_version=10)
@@ -71,18 +72,9 @@ def _session(
     options.intra_op_num_threads = torch.get_num_threads()
     # Each matrix has its threads: those that wait must not take the time of the one that works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    given = [onnxruntime.OrtValue.ortvalue_from_numpy(one.numpy()) for one in stored.values()]
-    options.add_external_initializers(list(stored), given)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _elsewhere(values: np.ndarray, name: str) -> TensorProto:
-    """A tensor whose values are given apart: a session keeps the bytes of its model as long as it lives."""
-    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-    where = StringStringEntryProto(key="location", value=name)
-    return TensorProto(
-        name=name, data_type=kind, dims=values.shape, data_location=TensorProto.EXTERNAL, external_data=[where]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session._model_bytes = None  # it keeps them to begin anew on other devices: as much memory again
+    return session
 
 
 def _packed(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ STYLE = """
 .token { font-family: ui-monospace, "Noto Sans Mono CJK SC", monospace; white-space: pre }
 tr.right .token { color: #14683a } tr.wrong .token { color: #a3241c } tr.wrong { background: #fdf1f0 }
 tr.skipped td { color: #7a8494; font-size: 13px; background: #f5f7fa }
+.share { white-space: nowrap }
 .bar { display: inline-block; height: .7em; background: #7fb3e6; margin-right: .4em; vertical-align: baseline }
 .said { font-family: ui-monospace, "Noto Sans Mono CJK SC", monospace; overflow-wrap: anywhere; white-space: pre-wrap }
 .said .other { background: #fbd9d6 } .sum { font-size: 1.1rem; font-weight: 600 }
@@ -74,6 +75,6 @@ def _row(token: TokenLoss, words: dict[str, str]) -> str:
         f'<tr class="{"right" if token.is_favourite else "wrong"}"><td class="number">{token.place}</td>'
         f'<td class="token">{html.escape(shown(token.text))}</td>'
         f"<td>{html.escape(words['yes'])}: {html.escape(words[token.why])}</td>"
-        f'<td>{bar}{token.probability:.3f}</td><td class="token">{html.escape(favourite_text(token, words))}</td>'
+        f'<td class="share">{bar}{token.probability:.3f}</td><td class="token">{html.escape(favourite_text(token, words))}</td>'
         f'<td class="number">{token.loss:.3f}</td></tr>'
     )

@@ -75,6 +75,7 @@ def _row(token: TokenLoss, words: dict[str, str]) -> str:
         f'<tr class="{"right" if token.is_favourite else "wrong"}"><td class="number">{token.place}</td>'
         f'<td class="token">{html.escape(shown(token.text))}</td>'
         f"<td>{html.escape(words['yes'])}: {html.escape(words[token.why])}</td>"
-        f'<td class="share">{bar}{token.probability:.3f}</td><td class="token">{html.escape(favourite_text(token, words))}</td>'
+        f'<td class="share">{bar}{token.probability:.3f}</td>'
+        f'<td class="token">{html.escape(favourite_text(token, words))}</td>'
         f'<td class="number">{token.loss:.3f}</td></tr>'
     )

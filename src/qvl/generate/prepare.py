@@ -4,11 +4,14 @@ import ctypes
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qvl.model.language import LanguageBlock
-from qvl.model.packed import PackedLinear, WidenedLinear, joined, linear_for, widen_the_rest
+from qvl.model.narrow import NarrowLinear, fits
+from qvl.model.packed import PackedLinear, joined
+from qvl.model.precision import multiplies_bf16
 from qvl.model.qwen_vl import QwenVL
+from qvl.model.widened import WidenedEmbedding, WidenedLinear
 from qvl.quantize.gptq import GPTQLinear
 from qvl.quantize.kernels import fast_linear, kernel_for
 
@@ -22,10 +25,9 @@ def prepare(model: QwenVL) -> str:
     """
     weight = model.language.embedding.weight
     said = {f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}": None}
-    faster = linear_for(model)
     for part in (model.vision, *model.language.blocks, model.language):
         if isinstance(part, LanguageBlock):
-            _merge(part, faster is PackedLinear)
+            _merge(part)
         for name in [name for name, _ in part.named_modules()]:
             layer = part.get_submodule(name)
             if isinstance(layer, GPTQLinear):
@@ -35,12 +37,33 @@ def prepare(model: QwenVL) -> str:
                     part.set_submodule(name, fast_linear(layer))
                     del layer
                     _give_back_memory()
-            elif faster is not None and type(layer) is nn.Linear and "lora_" not in name:
+            elif type(layer) is nn.Linear and "lora_" not in name and (faster := _linear_for(layer.weight)):
                 part.set_submodule(name, faster(layer))
                 said[faster.kernel] = None
-    if faster is WidenedLinear:
-        widen_the_rest(model)
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not multiplies_bf16("cpu"):
+        _compute_in_float32(model)
     return ", ".join(said)
+
+
+def _linear_for(weight: Tensor) -> type[NarrowLinear] | type[PackedLinear] | type[WidenedLinear] | None:
+    """What takes the place of an nn.Linear with such a weight, on this machine and with this torch."""
+    if weight.device.type != "cpu":
+        return None
+    in_bf16 = weight.dtype == torch.bfloat16 and multiplies_bf16("cpu")
+    if not in_bf16 and fits(weight):
+        return NarrowLinear
+    if weight.dtype == torch.bfloat16 and not in_bf16:
+        return WidenedLinear
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    return PackedLinear if known and weight.dtype in (torch.float32, torch.bfloat16) else None
+
+
+def _compute_in_float32(model: QwenVL) -> None:
+    """All that is no large matrix becomes float32: little memory, and no products in bf16."""
+    language = model.language
+    language.set_submodule("embedding", WidenedEmbedding(language.embedding))
+    for module in (model.vision, model.adapter, language.blocks, language.ln_f):
+        module.float()
 
 
 def _give_back_memory() -> None:
@@ -49,10 +72,10 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def _merge(block: LanguageBlock, pack: bool) -> None:
+def _merge(block: LanguageBlock) -> None:
     """w1 and w2 in one product, where it will be one of a fast kernel's: fewer calls, the same numbers."""
     first, second = block.w1, block.w2
-    if type(first) is type(second) is nn.Linear and pack:
+    if type(first) is type(second) is nn.Linear and _linear_for(first.weight) in (NarrowLinear, PackedLinear):
         block.merged = joined(first, second)
     elif isinstance(first, GPTQLinear) and isinstance(second, GPTQLinear) and kernel_for(first):
         if (first.bias is None) != (second.bias is None) or not torch.equal(first.g_idx, second.g_idx):  # type: ignore[arg-type]

@@ -31,15 +31,24 @@ class NarrowLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        weight, bias = layer.weight.detach(), layer.bias
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
+        weight = layer.weight.detach()
         self.scale = math.ldexp(1.0, math.frexp(_greatest(weight))[1] - GREATEST)
-        rows = max(1, PART // self.in_features)
-        biases = [None] * self.out_features if bias is None else bias.detach().float().split(rows)
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            self.parts = list(pool.map(self._lay_out, weight.split(rows), biases))
+        rows = min(max(1, PART // self.in_features), self.out_features)
+        threads = torch.get_num_threads()
+        share = rows * math.ceil(self.out_features / (rows * threads))
+        # One piece of memory that goes back: what threads take by turns with the parts would stay between these.
+        buffers = torch.empty(threads, rows, self.in_features)
+        with ThreadPoolExecutor(threads) as pool:
+            shares = pool.map(self._lay_out, weight.split(share), buffers)
+        self.parts = [part for parts in shares for part in parts]
 
-    def _lay_out(self, weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
-        return torch.ops.quantized.linear_prepack_fp16(weight.float() / self.scale, bias)
+    def _lay_out(self, weight: Tensor, buffer: Tensor) -> list[torch.ScriptObject]:
+        """The parts of some rows (N, in), each of as many as the buffer (rows, in) has."""
+        return [
+            torch.ops.quantized.linear_prepack_fp16(buffer[: len(part)].copy_(part).mul_(1 / self.scale), None)
+            for part in weight.split(len(buffer))
+        ]
 
     @property
     def weight(self) -> Tensor:
@@ -50,7 +59,10 @@ class NarrowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         scaled = x.float() * self.scale
         products = [torch.ops.quantized.linear_dynamic_fp16(scaled, part) for part in self.parts]
-        return (products[0] if len(products) == 1 else torch.cat(products, -1)).to(x.dtype)
+        product = products[0] if len(products) == 1 else torch.cat(products, -1)
+        if self.bias is not None:
+            product += self.bias
+        return product.to(x.dtype)
 
 
 def fits(weight: Tensor) -> bool:

@@ -35,20 +35,15 @@ class NarrowLinear(nn.Module):
         weight = layer.weight.detach()
         self.scale = math.ldexp(1.0, math.frexp(_greatest(weight))[1] - GREATEST)
         rows = min(max(1, PART // self.in_features), self.out_features)
-        threads = torch.get_num_threads()
-        share = rows * math.ceil(self.out_features / (rows * threads))
-        # One piece of memory that goes back: what threads take by turns with the parts would stay between these.
-        buffers = torch.empty(threads, rows, self.in_features)
+        threads = torch.get_num_threads() if rows < self.out_features else 1
+        # One piece of memory, that goes back: what each part would take for itself would stay between the parts.
+        scaled = torch.empty(threads * rows, self.in_features)
+        self.parts: list[torch.ScriptObject] = []
         with ThreadPoolExecutor(threads) as pool:
-            shares = pool.map(self._lay_out, weight.split(share), buffers)
-        self.parts = [part for parts in shares for part in parts]
-
-    def _lay_out(self, weight: Tensor, buffer: Tensor) -> list[torch.ScriptObject]:
-        """The parts of some rows (N, in), each of as many as the buffer (rows, in) has."""
-        return [
-            torch.ops.quantized.linear_prepack_fp16(buffer[: len(part)].copy_(part).mul_(1 / self.scale), None)
-            for part in weight.split(len(buffer))
-        ]
+            in_turn = pool.map if threads > 1 else map
+            for some in weight.split(len(scaled)):
+                ready = scaled[: len(some)].copy_(some).mul_(1 / self.scale)
+                self.parts += in_turn(torch.ops.quantized.linear_prepack_fp16, ready.split(rows))
 
     @property
     def weight(self) -> Tensor:

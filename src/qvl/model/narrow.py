@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 GREATEST = 16  # scaled weights stay below 2 ** 16, where float16 ends
-MOST_SCALED = 60  # by 2 ** 60 at most: nothing that such a matrix is multiplied with becomes zero
+FURTHEST = (
+    40  # the greatest weight is from 2 ** -40 to 2 ** 40: x, scaled by its inverse, is no less than float32 holds
+)
 LOW_BITS = 0x1FFF  # of a float32: those that a float16 has no room for
 CHECKED = 2**20  # weights at once: they stay in the caches
 PART = 2**23  # weights of a part: laid out twice as fast as a large matrix whole, multiplied as fast
@@ -66,7 +68,7 @@ def fits(weight: Tensor) -> bool:
     if torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return False
     greatest = _greatest(weight)
-    if not math.isfinite(greatest) or abs(math.frexp(greatest)[1]) > MOST_SCALED:
+    if not math.isfinite(greatest) or abs(math.frexp(greatest)[1]) > FURTHEST:
         return False
     if weight.dtype != torch.float32:
         return True

@@ -80,6 +80,7 @@ def test_only_matrices_that_lose_nothing_become_narrow() -> None:
         other[1, -1] = value
         assert not fits(other), value
     assert not fits(weight * 2.0**-100)
+    assert not fits(weight.double())  # whoever asks for float64 gets it
 
 
 @pytest.mark.parametrize("bias", [True, False])

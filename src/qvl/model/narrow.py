@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 GREATEST = 16  # scaled weights stay below 2 ** 16, where float16 ends
-FURTHEST = (
-    40  # the greatest weight is from 2 ** -40 to 2 ** 40: x, scaled by its inverse, is no less than float32 holds
-)
+FURTHEST = 40  # the greatest weight is from 2 ** -40 to 2 ** 40: scaled by its inverse, x does not vanish
 LOW_BITS = 0x1FFF  # of a float32: those that a float16 has no room for
 CHECKED = 2**20  # weights at once: they stay in the caches
 PART = 2**23  # weights of a part: laid out twice as fast as a large matrix whole, multiplied as fast
@@ -71,7 +69,7 @@ def fits(weight: Tensor) -> bool:
     if not math.isfinite(greatest) or abs(math.frexp(greatest)[1]) > FURTHEST:
         return False
     if weight.dtype != torch.float32:
-        return True
+        return weight.dtype in (torch.bfloat16, torch.float16)
     bits = weight.detach().contiguous().view(torch.int32).flatten()
     return not any(bool((part & LOW_BITS).any()) for part in bits.split(CHECKED))
 
